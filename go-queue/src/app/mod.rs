@@ -1,0 +1,1 @@
+//! The app: configuration and handlers become running subscriptions.

@@ -1,0 +1,1 @@
+//! The dedup store on the file of the SQLite engine.

@@ -1,0 +1,1 @@
+//! The memory engine: tasks and log in this process; it defines the semantics that every other engine must match.

@@ -1,0 +1,1 @@
+//! The pipeline: one pump for every engine.
