@@ -66,7 +66,9 @@ pub enum How {
 
 impl How {
     /// Back at once, not counted.
-    pub const RELEASE: Self = Self::Release { after: Duration::ZERO };
+    pub const RELEASE: Self = Self::Release {
+        after: Duration::ZERO,
+    };
 }
 
 /// What an engine says about leases.

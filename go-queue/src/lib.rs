@@ -3,9 +3,15 @@
 #![forbid(unsafe_code)]
 
 #[cfg(windows)]
-compile_error!("go-queue does not run on Windows: it needs Unix sockets and file locks. Use WSL 2.");
+compile_error!(
+    "go-queue does not run on Windows: it needs Unix sockets and file locks. Use WSL 2."
+);
 
 // The macros name `::go_queue`; inside this crate that is this crate.
+#[expect(
+    unused_extern_crates,
+    reason = "named by expanded attributes in the tests of this crate"
+)]
 extern crate self as go_queue;
 
 pub mod app;

@@ -79,7 +79,10 @@ impl Name {
     ///
     /// # Panics
     /// If the text breaks the rule of [`check_name`]; in a `const` that is a compile error.
-    #[expect(clippy::panic, reason = "evaluated at compile time by the attributes and by `Tube::new`")]
+    #[expect(
+        clippy::panic,
+        reason = "evaluated at compile time by the attributes and by `Tube::new`"
+    )]
     pub const fn literal(text: &'static str) -> Self {
         match check_name(text) {
             Ok(()) => Self(Repr::Literal(text)),

@@ -43,22 +43,32 @@ pub enum Outcome {
 impl Outcome {
     /// Failed; run it again by the retry policy.
     pub fn retry(error: impl fmt::Display) -> Self {
-        Self::Retry { after: None, error: reason(error) }
+        Self::Retry {
+            after: None,
+            error: reason(error),
+        }
     }
 
     /// Failed; run it again after this time, counted as an attempt.
     pub fn retry_after(after: Duration, error: impl fmt::Display) -> Self {
-        Self::Retry { after: Some(after), error: reason(error) }
+        Self::Retry {
+            after: Some(after),
+            error: reason(error),
+        }
     }
 
     /// Failed for good; to the dead letters.
     pub fn dead(error: impl fmt::Display) -> Self {
-        Self::Dead { error: reason(error) }
+        Self::Dead {
+            error: reason(error),
+        }
     }
 
     /// The payload did not decode.
     pub fn undecodable(error: impl fmt::Display) -> Self {
-        Self::Undecodable { error: reason(error) }
+        Self::Undecodable {
+            error: reason(error),
+        }
     }
 }
 

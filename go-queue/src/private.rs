@@ -1,1 +1,323 @@
-//! What generated code may name. Not public API.
+//! What generated code may name. Not public API: it may change in any release.
+
+pub use inventory;
+
+use std::sync::Arc;
+
+use crate::handler::context::About;
+use crate::handler::extract::Rejection;
+use crate::handler::payload::Payload;
+use crate::handler::{Context, Env, FromContext, Handle, Kind, Missing, Run};
+use crate::message::Message;
+use crate::outcome::{BoxError, Outcome};
+
+pub use crate::handler::payload::Produce;
+pub use crate::handler::registry::Registration;
+
+/// Erases a bound handler.
+pub fn erase<H: Run>(handler: H, about: Arc<About>, blocking: bool) -> Arc<dyn Handle> {
+    crate::handler::slot::erase(handler, about, blocking)
+}
+
+/// Makes one extractor's plan; collects what is missing.
+pub fn plan<T: FromContext<K>, K: Kind>(env: &Env, missing: &mut Vec<Missing>) -> Option<T::Plan> {
+    T::plan(env).map_err(|one| missing.push(one)).ok()
+}
+
+/// Decodes the payload of a handler for single messages.
+pub fn decode<'a, T: Payload<'a>>(cx: &'a Context) -> Result<T, Outcome> {
+    T::decode(cx.message()).map_err(|error| Outcome::undecodable(chain(&error)))
+}
+
+/// Decodes the payloads of a batch; what does not decode is left out and remembered by position.
+pub fn decode_batch<'a, T: Payload<'a>>(cx: &'a Context) -> (Vec<T>, Undecoded) {
+    let mut batch = Vec::with_capacity(cx.messages().len());
+    let mut undecoded = Undecoded {
+        errors: Vec::new(),
+        len: cx.messages().len(),
+    };
+    for (position, message) in cx.messages().enumerate() {
+        match T::decode(message) {
+            Ok(payload) => batch.push(payload),
+            Err(error) => undecoded
+                .errors
+                .push((position, Outcome::undecodable(chain(&error)))),
+        }
+    }
+    (batch, undecoded)
+}
+
+/// The messages of a batch that did not decode.
+#[derive(Debug)]
+pub struct Undecoded {
+    errors: Vec<(usize, Outcome)>,
+    len: usize,
+}
+
+impl Undecoded {
+    /// Whether none did decode, so that the handler must not be called.
+    pub fn is_all(&self) -> bool {
+        self.errors.len() == self.len
+    }
+
+    /// Joins the handler's outcome with what did not decode: one for each message, in order.
+    pub fn join(self, outcome: Outcome) -> Outcome {
+        if self.errors.is_empty() {
+            return outcome;
+        }
+        let decoded = self.len - self.errors.len();
+        let mut given = match outcome {
+            Outcome::Each(each) if each.len() == decoded => each,
+            Outcome::Each(each) => vec![wrong_length(each.len(), decoded); decoded],
+            one => vec![one; decoded],
+        }
+        .into_iter();
+        let mut errors = self.errors.into_iter().peekable();
+        let each =
+            (0..self.len).filter_map(|position| match errors.next_if(|(at, _)| *at == position) {
+                Some((_, error)) => Some(error),
+                None => given.next(),
+            });
+        Outcome::Each(each.collect())
+    }
+}
+
+/// A batch handler answered so many outcomes for so many messages.
+pub(crate) fn wrong_length(given: usize, wanted: usize) -> Outcome {
+    Outcome::retry(format_args!(
+        "the handler returned {given} outcomes for a batch of {wanted} messages"
+    ))
+}
+
+/// Whether a payload would decode.
+pub fn check<'a, T: Payload<'a>>(message: &'a Message) -> Result<(), Arc<str>> {
+    T::decode(message)
+        .map(drop)
+        .map_err(|error| crate::outcome::reason(chain(&error)))
+}
+
+/// What an extractor's error means.
+pub fn rejected(rejection: Rejection) -> Outcome {
+    let error = chain(&rejection.error);
+    if rejection.dead {
+        Outcome::dead(error)
+    } else {
+        Outcome::retry(error)
+    }
+}
+
+fn chain(error: &BoxError) -> crate::outcome::Chain<'_> {
+    crate::outcome::Chain(&**error)
+}
+
+/// Turns what a handler returned into an outcome, by three steps of autoref: `(&&&Probe::of(&out)).kind().finish(out)`.
+///
+/// First what converts by itself ([`IntoOutcome`](crate::outcome::IntoOutcome), `Result` with an error that converts into a
+/// boxed one, which keeps its sources), then any error that displays, then a step that exists to give the good error.
+pub mod kinds {
+    use std::fmt::Display;
+    use std::marker::PhantomData;
+
+    use crate::outcome::{BoxError, Chain, ClassifyError, IntoOutcome, Outcome};
+
+    /// The type of a returned value.
+    #[derive(Debug)]
+    pub struct Probe<R>(PhantomData<fn(R)>);
+
+    impl<R> Probe<R> {
+        /// Of this value.
+        pub fn of(_: &R) -> Self {
+            Self(PhantomData)
+        }
+    }
+
+    /// Step 0: the error says itself what it means.
+    #[derive(Debug)]
+    pub struct Classified;
+    /// Step 1: no error, or one that converts into a boxed one.
+    #[derive(Debug)]
+    pub struct Native;
+    /// Step 2: an error that displays.
+    #[derive(Debug)]
+    pub struct Shown;
+    /// Step 3: neither.
+    #[derive(Debug)]
+    pub struct Nope;
+
+    /// Step 0.
+    pub trait KindClassified {
+        /// The step.
+        fn kind(&self) -> Classified {
+            Classified
+        }
+    }
+    impl<T: IntoOutcome, E: ClassifyError> KindClassified for &&&Probe<Result<T, E>> {}
+    impl Classified {
+        /// The outcome.
+        pub fn finish<T: IntoOutcome, E: ClassifyError>(self, out: Result<T, E>) -> Outcome {
+            match out {
+                Ok(value) => value.into_outcome(),
+                Err(error) => error.classify(),
+            }
+        }
+    }
+
+    /// Step 1a: a value.
+    pub trait KindNative {
+        /// The step.
+        fn kind(&self) -> Native {
+            Native
+        }
+    }
+    impl<R: NativeOutcome> KindNative for &&Probe<R> {}
+
+    /// A value, or a result whose error converts into a boxed one.
+    pub trait NativeOutcome {
+        /// The outcome.
+        fn native(self) -> Outcome;
+    }
+    #[diagnostic::do_not_recommend]
+    impl<R: IntoOutcome> NativeOutcome for R {
+        fn native(self) -> Outcome {
+            self.into_outcome()
+        }
+    }
+    #[diagnostic::do_not_recommend]
+    impl<T: IntoOutcome, E: Into<BoxError>> NativeOutcome for Result<T, E> {
+        fn native(self) -> Outcome {
+            match self {
+                Ok(value) => value.into_outcome(),
+                Err(error) => Outcome::retry(Chain(&*error.into())),
+            }
+        }
+    }
+    impl Native {
+        /// The outcome.
+        pub fn finish<R: NativeOutcome>(self, out: R) -> Outcome {
+            out.native()
+        }
+    }
+
+    /// Step 2.
+    pub trait KindShown {
+        /// The step.
+        fn kind(&self) -> Shown {
+            Shown
+        }
+    }
+    impl<T: IntoOutcome, E: Display> KindShown for &Probe<Result<T, E>> {}
+    impl Shown {
+        /// The outcome.
+        pub fn finish<T: IntoOutcome, E: Display>(self, out: Result<T, E>) -> Outcome {
+            match out {
+                Ok(value) => value.into_outcome(),
+                Err(error) => Outcome::retry(error),
+            }
+        }
+    }
+
+    /// Step 3.
+    pub trait KindNope {
+        /// The step.
+        fn kind(&self) -> Nope {
+            Nope
+        }
+    }
+    impl<R> KindNope for Probe<R> {}
+    impl Nope {
+        /// Exists to raise the error "cannot be returned from a handler".
+        pub fn finish<R: IntoOutcome>(self, out: R) -> Outcome {
+            out.into_outcome()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_did_not_decode_is_joined_by_position() {
+        let bad = |position| (position, Outcome::undecodable("bad"));
+        let undecoded = Undecoded {
+            errors: vec![bad(0), bad(2)],
+            len: 4,
+        };
+        let joined = undecoded.join(Outcome::Each(vec![Outcome::Done, Outcome::Skip]));
+        let want = vec![
+            Outcome::undecodable("bad"),
+            Outcome::Done,
+            Outcome::undecodable("bad"),
+            Outcome::Skip,
+        ];
+        assert_eq!(joined, Outcome::Each(want));
+    }
+
+    #[test]
+    fn a_wrong_number_of_outcomes_is_an_error_for_all_that_decoded() {
+        let undecoded = Undecoded {
+            errors: vec![(1, Outcome::undecodable("bad"))],
+            len: 3,
+        };
+        let Outcome::Each(each) = undecoded.join(Outcome::Each(vec![Outcome::Done])) else {
+            unreachable!("a join of a batch answers for each")
+        };
+        assert!(matches!(
+            &each[..],
+            [
+                Outcome::Retry { .. },
+                Outcome::Undecodable { .. },
+                Outcome::Retry { .. }
+            ]
+        ));
+    }
+
+    #[test]
+    fn every_documented_return_type_is_taken() {
+        use kinds::{KindClassified as _, KindNative as _, KindShown as _, Probe};
+        macro_rules! outcome {
+            ($value:expr) => {{
+                let out = $value;
+                (&&&&Probe::of(&out)).kind().finish(out)
+            }};
+        }
+        struct OnlyDisplay;
+        impl std::fmt::Display for OnlyDisplay {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("shown")
+            }
+        }
+        struct Says;
+        impl crate::outcome::ClassifyError for Says {
+            fn classify(&self) -> Outcome {
+                Outcome::Skip
+            }
+        }
+        assert_eq!(outcome!(()), Outcome::Done);
+        assert_eq!(outcome!(Outcome::Skip), Outcome::Skip);
+        assert_eq!(
+            outcome!(vec![Outcome::Done]),
+            Outcome::Each(vec![Outcome::Done])
+        );
+        assert_eq!(outcome!(Err::<(), _>("text")), Outcome::retry("text"));
+        assert_eq!(
+            outcome!(Err::<(), _>(String::from("text"))),
+            Outcome::retry("text")
+        );
+        assert_eq!(
+            outcome!(Err::<Outcome, _>(std::io::Error::other("io"))),
+            Outcome::retry("io")
+        );
+        assert_eq!(outcome!(Err::<(), _>(OnlyDisplay)), Outcome::retry("shown"));
+        assert_eq!(
+            outcome!(Err::<(), Box<dyn std::error::Error>>("boxed".into())),
+            Outcome::retry("boxed")
+        );
+        assert_eq!(outcome!(Err::<(), _>(Says)), Outcome::Skip);
+        let with_source = anyhow::anyhow!("root").context("top");
+        assert_eq!(
+            outcome!(Err::<(), _>(with_source)),
+            Outcome::retry("top: root")
+        );
+    }
+}

@@ -39,7 +39,9 @@ impl WallTime {
 
     /// This much later, or `None` beyond the year 2262.
     pub fn checked_add(self, by: Duration) -> Option<Self> {
-        self.0.checked_add(i64::try_from(by.as_nanos()).ok()?).map(Self)
+        self.0
+            .checked_add(i64::try_from(by.as_nanos()).ok()?)
+            .map(Self)
     }
 
     /// This much later, at most the year 2262.
@@ -49,7 +51,10 @@ impl WallTime {
 
     /// This much earlier, at least the year 1677.
     pub fn saturating_sub(self, by: Duration) -> Self {
-        Self(self.0.saturating_sub(i64::try_from(by.as_nanos()).unwrap_or(i64::MAX)))
+        Self(
+            self.0
+                .saturating_sub(i64::try_from(by.as_nanos()).unwrap_or(i64::MAX)),
+        )
     }
 
     /// How long after `earlier` this is; zero if it is before.
@@ -61,14 +66,20 @@ impl WallTime {
     pub fn from_system(time: SystemTime) -> Option<Self> {
         match time.duration_since(UNIX_EPOCH) {
             Ok(after) => i64::try_from(after.as_nanos()).ok().map(Self),
-            Err(before) => i64::try_from(before.duration().as_nanos()).ok().map(|n| Self(-n)),
+            Err(before) => i64::try_from(before.duration().as_nanos())
+                .ok()
+                .map(|n| Self(-n)),
         }
     }
 
     /// As the standard library's type.
     pub fn to_system(self) -> SystemTime {
         let distance = Duration::from_nanos(self.0.unsigned_abs());
-        if self.0 >= 0 { UNIX_EPOCH + distance } else { UNIX_EPOCH - distance }
+        if self.0 >= 0 {
+            UNIX_EPOCH + distance
+        } else {
+            UNIX_EPOCH - distance
+        }
     }
 }
 
@@ -101,12 +112,18 @@ struct ClockState {
 impl Clock {
     /// The system's wall clock.
     pub fn system() -> Self {
-        Self(Arc::new(ClockState { follows: None, offset: AtomicI64::new(0) }))
+        Self(Arc::new(ClockState {
+            follows: None,
+            offset: AtomicI64::new(0),
+        }))
     }
 
     /// A clock that starts at `start` and follows tokio's (pausable) clock.
     pub fn following_tokio(start: WallTime) -> Self {
-        let state = ClockState { follows: Some((Instant::now(), start)), offset: AtomicI64::new(0) };
+        let state = ClockState {
+            follows: Some((Instant::now(), start)),
+            offset: AtomicI64::new(0),
+        };
         Self(Arc::new(state))
     }
 
@@ -145,7 +162,10 @@ pub struct DurationError {
 /// # Errors
 /// Says what is wrong and what would be right.
 pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
-    let fail = |why: &str| DurationError { text: text.to_owned(), why: why.to_owned() };
+    let fail = |why: &str| DurationError {
+        text: text.to_owned(),
+        why: why.to_owned(),
+    };
     let trimmed = text.trim();
     if trimmed.starts_with('-') {
         return Err(fail("it must not be negative"));
@@ -159,10 +179,17 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
             "the unit is missing, write for example `30s`"
         }));
     }
-    let units = trimmed.split(|c: char| !c.is_ascii_alphabetic()).filter(|unit| !unit.is_empty());
+    let units = trimmed
+        .split(|c: char| !c.is_ascii_alphabetic())
+        .filter(|unit| !unit.is_empty());
     for unit in units {
-        if matches!(unit, "M" | "month" | "months" | "y" | "yr" | "yrs" | "year" | "years") {
-            return Err(fail("months and years have no fixed length, use days (`d`)"));
+        if matches!(
+            unit,
+            "M" | "month" | "months" | "y" | "yr" | "yrs" | "year" | "years"
+        ) {
+            return Err(fail(
+                "months and years have no fixed length, use days (`d`)",
+            ));
         }
     }
     humantime::parse_duration(trimmed).map_err(|error| fail(&error.to_string()))
@@ -235,7 +262,10 @@ mod tests {
     #[test]
     fn a_due_time_beyond_the_range_is_none() {
         assert_eq!(WallTime::EPOCH.checked_add(Duration::MAX), None);
-        assert_eq!(WallTime::from_nanos(i64::MAX).checked_add(Duration::from_nanos(1)), None);
+        assert_eq!(
+            WallTime::from_nanos(i64::MAX).checked_add(Duration::from_nanos(1)),
+            None
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,12 @@ pub trait Claims: Send {
     /// One exchange: takes all of `asks`, appends `answers`. `Ready`: something was appended. `Pending`: the waker is
     /// registered. Claims that were answered `Fresh` are renewed by the store end until they are confirmed, ended or
     /// abandoned.
-    fn turn(&mut self, cx: &mut Context<'_>, asks: &mut Vec<Ask>, answers: &mut Vec<Answer>) -> Poll<()>;
+    fn turn(
+        &mut self,
+        cx: &mut Context<'_>,
+        asks: &mut Vec<Ask>,
+        answers: &mut Vec<Answer>,
+    ) -> Poll<()>;
 }
 
 /// A question to the store. Each but `Abandon` is answered once, unless the store end is dropped.

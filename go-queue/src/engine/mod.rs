@@ -76,7 +76,10 @@ pub trait Engine: Send + Sync + fmt::Debug {
 }
 
 /// What an engine can do on one side.
-#[expect(clippy::struct_excessive_bools, reason = "a set of abilities, each asserted by the conformance suite")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a set of abilities, each asserted by the conformance suite"
+)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     /// The side exists at all.
@@ -297,10 +300,18 @@ impl Outgoing {
         };
         let part = usize::from(u16::MAX);
         if size > limit {
-            Err(PublishError::TooLarge { place: self.place.clone(), size, limit })
+            Err(PublishError::TooLarge {
+                place: self.place.clone(),
+                size,
+                limit,
+            })
         } else if self.body.key_len() > part || self.body.head_len() > part {
             let size = self.body.key_len().max(self.body.head_len());
-            Err(PublishError::TooLarge { place: self.place.clone(), size, limit: part })
+            Err(PublishError::TooLarge {
+                place: self.place.clone(),
+                size,
+                limit: part,
+            })
         } else {
             Ok(())
         }

@@ -45,11 +45,16 @@ pub fn encode(into: &mut Vec<u8>, name: &str, value: &[u8]) -> Result<(), Header
         Ok(len) if len > 0 => len,
         _ => {
             let name_start = name.chars().take(40).collect();
-            return Err(HeadersError::NameLength { name: name_start, len: name.len() });
+            return Err(HeadersError::NameLength {
+                name: name_start,
+                len: name.len(),
+            });
         }
     };
-    let value_len = u16::try_from(value.len())
-        .map_err(|_| HeadersError::ValueLength { name: name.to_owned(), len: value.len() })?;
+    let value_len = u16::try_from(value.len()).map_err(|_| HeadersError::ValueLength {
+        name: name.to_owned(),
+        len: value.len(),
+    })?;
     into.push(name_len);
     into.extend_from_slice(name.as_bytes());
     into.extend_from_slice(&value_len.to_be_bytes());
@@ -87,7 +92,9 @@ impl Headers {
         let mut rest = raw;
         while !rest.is_empty() {
             let Some(((name, value), tail)) = split_first(rest) else {
-                return Err(HeadersError::CutOff { at: raw.len() - rest.len() });
+                return Err(HeadersError::CutOff {
+                    at: raw.len() - rest.len(),
+                });
             };
             found.push((String::from_utf8_lossy(name).into_owned(), value.to_vec()));
             rest = tail;
@@ -123,17 +130,24 @@ impl Headers {
 
     /// The last value of this name.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.0.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.as_slice())
+        self.0
+            .iter()
+            .rev()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value.as_slice())
     }
 
     /// The last value of this name, if it is text.
     pub fn get_str(&self, name: &str) -> Option<&str> {
-        self.get(name).and_then(|value| std::str::from_utf8(value).ok())
+        self.get(name)
+            .and_then(|value| std::str::from_utf8(value).ok())
     }
 
     /// All, in the order in which they were sent.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_slice()))
     }
 
     /// How many there are.
@@ -150,13 +164,19 @@ impl Headers {
 impl fmt::Debug for Headers {
     /// Names and lengths only: values may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.0.iter().map(|(name, value)| (name, value.len()))).finish()
+        f.debug_map()
+            .entries(self.0.iter().map(|(name, value)| (name, value.len())))
+            .finish()
     }
 }
 
 impl<N: Into<String>, V: Into<Vec<u8>>> FromIterator<(N, V)> for Headers {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(iter: I) -> Self {
-        Self(iter.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+        Self(
+            iter.into_iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+        )
     }
 }
 

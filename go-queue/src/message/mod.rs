@@ -72,7 +72,9 @@ pub struct IdError;
 impl FromStr for Id {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
-        uuid::Uuid::try_parse(text).map(|uuid| Self(uuid.as_u128())).map_err(|_| IdError)
+        uuid::Uuid::try_parse(text)
+            .map(|uuid| Self(uuid.as_u128()))
+            .map_err(|_| IdError)
     }
 }
 
@@ -309,6 +311,9 @@ mod tests {
     #[test]
     fn lengths_beyond_the_buffer_are_cut() {
         let body = Body::new(Bytes::from_static(b"ab"), 9, 9);
-        assert_eq!((body.key(), body.raw_headers(), body.payload()), (&b"ab"[..], &b""[..], &b""[..]));
+        assert_eq!(
+            (body.key(), body.raw_headers(), body.payload()),
+            (&b"ab"[..], &b""[..], &b""[..])
+        );
     }
 }

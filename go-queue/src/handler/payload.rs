@@ -1,0 +1,180 @@
+//! Payloads: how the first parameter of a handler is decoded, and how the typed producer encodes it.
+//!
+//! A bare `T` is JSON. [`Json`], [`Text`] and [`Raw`] say so, or something else.
+
+use serde::{Deserialize, Serialize};
+
+use crate::message::{ContentType, Message};
+use crate::outcome::BoxError;
+
+/// What may be the first parameter of a handler. May borrow from the message.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the payload of a handler",
+    label = "not a payload",
+    note = "the first parameter of a handler is the payload: a type with `#[derive(Deserialize)]` (JSON), `Text`, `Raw` or `Json<T>`; \
+            extractors such as `State<T>` and `Meta` come after it"
+)]
+pub trait Payload<'a>: Sized + Send {
+    /// How it is encoded.
+    const CONTENT: ContentType;
+
+    /// Decodes the message's payload.
+    ///
+    /// # Errors
+    /// If the bytes are not one; the handler's `undecodable` option decides what becomes of the message.
+    fn decode(message: &'a Message) -> Result<Self, BoxError>;
+}
+
+/// What the typed producer can send.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can be consumed but not produced",
+    label = "not serializable",
+    note = "add `#[derive(Serialize)]`, or write `producer = false` in the attribute"
+)]
+pub trait Produce {
+    /// How it is encoded.
+    const CONTENT: ContentType;
+
+    /// Encodes it. `None` is a tombstone.
+    ///
+    /// # Errors
+    /// What the encoder says.
+    fn encode(&self) -> Result<Option<Vec<u8>>, BoxError>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<'a, T: Deserialize<'a> + Send> Payload<'a> for T {
+    const CONTENT: ContentType = ContentType::Json;
+
+    fn decode(message: &'a Message) -> Result<Self, BoxError> {
+        decode_json(message)
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize> Produce for T {
+    const CONTENT: ContentType = ContentType::Json;
+
+    fn encode(&self) -> Result<Option<Vec<u8>>, BoxError> {
+        Ok(Some(serde_json::to_vec(self)?))
+    }
+}
+
+fn decode_json<'a, T: Deserialize<'a>>(message: &'a Message) -> Result<T, BoxError> {
+    // A tombstone is `None` for an `Option<T>`, and an error for everything else.
+    Ok(serde_json::from_slice(
+        message.payload().unwrap_or(b"null"),
+    )?)
+}
+
+/// JSON, said aloud. Also the way to take one message that holds a JSON array: `Json<Vec<T>>`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Json<T>(pub T);
+
+impl<'a, T: Deserialize<'a> + Send> Payload<'a> for Json<T> {
+    const CONTENT: ContentType = ContentType::Json;
+
+    fn decode(message: &'a Message) -> Result<Self, BoxError> {
+        decode_json(message).map(Self)
+    }
+}
+
+impl<T: Serialize> Produce for Json<T> {
+    const CONTENT: ContentType = ContentType::Json;
+
+    fn encode(&self) -> Result<Option<Vec<u8>>, BoxError> {
+        Ok(Some(serde_json::to_vec(&self.0)?))
+    }
+}
+
+/// UTF-8 text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Text(pub String);
+
+impl<'a> Payload<'a> for Text {
+    const CONTENT: ContentType = ContentType::Text;
+
+    fn decode(message: &'a Message) -> Result<Self, BoxError> {
+        Ok(Self(
+            std::str::from_utf8(message.body.payload())?.to_owned(),
+        ))
+    }
+}
+
+impl Produce for Text {
+    const CONTENT: ContentType = ContentType::Text;
+
+    fn encode(&self) -> Result<Option<Vec<u8>>, BoxError> {
+        Ok(Some(self.0.as_bytes().to_vec()))
+    }
+}
+
+/// Bytes as they are. A tombstone is empty here; take `Option<Raw>` semantics from [`Message::payload`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Raw(pub bytes::Bytes);
+
+impl<'a> Payload<'a> for Raw {
+    const CONTENT: ContentType = ContentType::Raw;
+
+    fn decode(message: &'a Message) -> Result<Self, BoxError> {
+        Ok(Self(message.body.payload_bytes()))
+    }
+}
+
+impl Produce for Raw {
+    const CONTENT: ContentType = ContentType::Raw;
+
+    fn encode(&self) -> Result<Option<Vec<u8>>, BoxError> {
+        Ok(Some(self.0.to_vec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Body, Flags};
+
+    fn message(payload: &[u8]) -> Message {
+        Message {
+            body: Body::pack(b"k", b"", payload),
+            ..Message::default()
+        }
+    }
+
+    #[test]
+    fn a_payload_may_borrow_from_its_message() {
+        #[derive(Deserialize)]
+        struct Order<'a> {
+            id: &'a str,
+        }
+        let message = message(br#"{"id":"o-1"}"#);
+        let order: Order<'_> = Payload::decode(&message).expect("decodes");
+        assert_eq!(order.id, "o-1");
+    }
+
+    #[test]
+    fn a_tombstone_is_none_and_nothing_else() {
+        let tombstone = Message {
+            flags: Flags::NULL_PAYLOAD,
+            ..Message::default()
+        };
+        assert_eq!(
+            <Option<u8> as Payload>::decode(&tombstone).expect("none"),
+            None
+        );
+        assert!(<u8 as Payload>::decode(&tombstone).is_err());
+    }
+
+    #[test]
+    fn text_and_raw_are_what_they_say() {
+        assert!(Text::decode(&message(&[0xff])).is_err());
+        assert_eq!(
+            Text::decode(&message("ä".as_bytes())).expect("text"),
+            Text("ä".into())
+        );
+        assert_eq!(
+            Raw::decode(&message(&[0xff])).expect("raw").0.as_ref(),
+            &[0xff]
+        );
+    }
+}
