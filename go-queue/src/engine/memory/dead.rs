@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::engine::{BoxFuture, DeadLetter, DeadLetters, DeadQuery, EngineError};
+use crate::message::Message;
 use crate::name::Place;
 
 use super::Shared;
@@ -18,7 +19,7 @@ const MAX_PAGE: usize = 1000;
 #[derive(Clone, Debug)]
 pub(super) enum Home {
     Tube(Arc<Tube>, Ticket),
-    Topic(Arc<Topic>),
+    Topic(Arc<Topic>, Box<Message>),
 }
 
 #[derive(Debug)]
@@ -84,7 +85,7 @@ impl Shared {
                     tasks.revive(ticket, letter.body);
                     tasks.wake_idle(None, &mut wakers);
                 }
-                Home::Topic(topic) => topic.lock().replay(letter, &mut wakers),
+                Home::Topic(topic, message) => topic.lock().replay(letter, *message, &mut wakers),
             }
         }
         super::wake(wakers);

@@ -5,13 +5,16 @@
 //! slice. What is published wakes the lanes that wait for it and nobody else.
 
 mod alarm;
+mod cursor;
 mod dead;
+mod group;
 mod job;
 mod order;
 mod ready;
 mod task_lane;
 mod timer;
 mod topic;
+mod topic_lane;
 mod tube;
 
 use std::collections::HashMap;
@@ -32,6 +35,7 @@ use crate::time::{Clock, WallTime, hours};
 use dead::Dead;
 use task_lane::TaskLane;
 use topic::Topic;
+use topic_lane::TopicLane;
 use tube::Tube;
 
 const NAME: &str = "memory";
@@ -112,6 +116,12 @@ impl Memory {
         let found = lock(&self.0.tubes).get(tube).cloned();
         found.map_or_else(Vec::new, |tube| tube.lock().drain(self.0.config.clock.now()))
     }
+
+    /// Ends every lease of a place, as if all its consumers had lost their connection: for fault tests. Each lane hears
+    /// `Lost` and goes on; what was in hand counts as started and is delivered again.
+    pub fn cut(&self, place: &Place) {
+        self.0.cut(place);
+    }
 }
 
 impl fmt::Debug for Memory {
@@ -130,6 +140,17 @@ impl Shared {
             return Arc::clone(tube);
         }
         Arc::clone(tubes.entry(name.clone()).or_default())
+    }
+
+    fn topic(&self, name: &Name) -> Arc<Topic> {
+        let mut topics = lock(&self.topics);
+        if let Some(topic) = topics.get(name) {
+            return Arc::clone(topic);
+        }
+        let config = self.config.topics.get(name).unwrap_or(&self.config.topic).clone();
+        let topic = Arc::new(Topic::new(config));
+        topics.insert(name.clone(), Arc::clone(&topic));
+        topic
     }
 
     fn next_epoch(&self) -> u32 {
@@ -156,9 +177,7 @@ impl Shared {
                 .chain(std::iter::from_fn(|| rest.next_if(|out| out.place == place)));
             match &place {
                 Place::Tube(name) => self.put(name, run, now, &mut answers, &mut wakers),
-                Place::Topic(_) => answers.extend(run.map(|_| {
-                    Err(PublishError::Unsupported { engine: NAME, what: "keep topics".to_owned() })
-                })),
+                Place::Topic(name) => self.push(name, run, now, &mut answers, &mut wakers),
             }
         }
         wake(wakers);
@@ -186,6 +205,47 @@ impl Shared {
         if !tasks.is_idle() || due.is_some_and(|due| armed.is_none_or(|armed| due < armed)) {
             tasks.wake_idle(None, wakers);
         }
+    }
+}
+
+impl Shared {
+    fn push(
+        &self,
+        name: &Name,
+        run: impl Iterator<Item = Outgoing>,
+        now: WallTime,
+        answers: &mut Vec<Result<Published, PublishError>>,
+        wakers: &mut Vec<Waker>,
+    ) {
+        let topic = self.topic(name);
+        let mut log = topic.lock();
+        answers.extend(run.map(|out| {
+            out.check_size(self.config.portable)?;
+            log.push(out, now)
+        }));
+        log.retain(now);
+        log.wake_readers(wakers);
+    }
+
+    /// Ends all leases of a place.
+    fn cut(&self, place: &Place) {
+        let mut wakers = Vec::new();
+        match place {
+            Place::Tube(name) => {
+                let tube = self.tube(name);
+                let mut tasks = tube.lock();
+                tasks.cut(|| self.next_epoch());
+                tasks.wake_all(&mut wakers);
+            }
+            Place::Topic(name) => {
+                let topic = self.topic(name);
+                let mut log = topic.lock();
+                for group in &mut log.groups {
+                    group.cut(&mut || self.next_epoch(), &mut wakers);
+                }
+            }
+        }
+        wake(wakers);
     }
 }
 
@@ -221,7 +281,15 @@ impl Engine for Memory {
                     let lane = TaskLane::open(Arc::clone(&self.0), self.0.tube(name), to);
                     Ok(Box::new(lane) as Box<dyn Receive>)
                 }
-                Place::Topic(_) => Err(EngineError::Unsupported { engine: NAME, what: "keep topics".to_owned() }),
+                Place::Topic(name) => {
+                    let Some(group) = to.group.clone() else {
+                        let what = format!("read {} without a consumer group", to.place);
+                        return Err(EngineError::Unsupported { engine: NAME, what });
+                    };
+                    let lane =
+                        TopicLane::open(Arc::clone(&self.0), self.0.topic(name), group, to);
+                    Ok(Box::new(lane) as Box<dyn Receive>)
+                }
             }
         })
     }

@@ -5,7 +5,6 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::time::Instant;
 
-use crate::delivery::Notice;
 use crate::engine::{DeadLetter, EngineError, HealthState, Receive, Subscribe, Turn};
 use crate::name::Place;
 
@@ -131,7 +130,6 @@ impl Receive for TaskLane {
         let open = std::mem::replace(&mut turn.open, false);
         let _ = self.exchange(cx, turn);
         turn.open = open;
-        turn.notice.retain(|notice| !matches!(notice, Notice::Leaving(_)));
         Poll::Ready(Ok(()))
     }
 }
