@@ -21,7 +21,7 @@ use crate::middleware::Middleware;
 use crate::name::Side;
 use crate::outcome::Outcome;
 
-pub use context::{Context, Env, Missing};
+pub use context::{About, Context, Env, Missing};
 pub use extract::FromContext;
 pub use options::Options;
 pub use registry::Registry;
@@ -133,8 +133,8 @@ pub struct HandlerDef {
     pub content: ContentType,
     /// The middleware that its attribute names, outermost first.
     pub middleware: &'static [fn() -> Arc<dyn Middleware>],
-    /// Binds it to the app's state, or says what is missing.
-    pub bind: fn(&Env) -> Result<Arc<dyn Handle>, Vec<Missing>>,
+    /// Binds it to the app's state for one subscription, or says what is missing.
+    pub bind: fn(&Env, Arc<About>) -> Result<Arc<dyn Handle>, Vec<Missing>>,
     /// Whether a payload would decode, and if not, why not.
     pub check: fn(&Message) -> Result<(), Arc<str>>,
 }
