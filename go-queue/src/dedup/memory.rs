@@ -48,10 +48,17 @@ struct Claim {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Running { token: u64, until: Instant },
+    Running {
+        token: u64,
+        until: Instant,
+    },
     /// Free; the count is kept.
-    Free { until: Instant },
-    Done { until: Instant },
+    Free {
+        until: Instant,
+    },
+    Done {
+        until: Instant,
+    },
     /// Over until somebody clears it.
     Dead,
 }
@@ -64,7 +71,11 @@ impl ClaimStore {
 
     /// An empty store. An end that was not polled for `lease` loses its claims to who asks for them.
     pub fn with_lease(keep: Duration, lease: Duration) -> Self {
-        Self(Arc::new(Store { keep, lease, table: Mutex::default() }))
+        Self(Arc::new(Store {
+            keep,
+            lease,
+            table: Mutex::default(),
+        }))
     }
 
     /// An end for one lane.
@@ -79,7 +90,13 @@ impl ClaimStore {
     /// Forgets an id, so that it may run again: for the replay of a dead letter. A running claim stays.
     pub fn clear(&self, id: Id) {
         let mut table = self.0.lock();
-        if !matches!(table.claims.get(&id), Some(Claim { state: State::Running { .. }, .. })) {
+        if !matches!(
+            table.claims.get(&id),
+            Some(Claim {
+                state: State::Running { .. },
+                ..
+            })
+        ) {
             table.claims.remove(&id);
         }
     }
@@ -108,8 +125,10 @@ impl Table {
             && until <= now
         {
             self.forget.pop();
-            if let Some(Claim { state: State::Free { until: end } | State::Done { until: end }, .. }) =
-                self.claims.get(&id)
+            if let Some(Claim {
+                state: State::Free { until: end } | State::Done { until: end },
+                ..
+            }) = self.claims.get(&id)
                 && *end == until
             {
                 self.claims.remove(&id);
@@ -127,24 +146,39 @@ impl Table {
     fn claim(&mut self, id: Id, now: Instant, lease: Duration) -> (Verdict, Option<u64>) {
         let attempts = match self.claims.get(&id) {
             None => 0,
-            Some(Claim { state: State::Done { .. } | State::Dead, .. }) => return (Verdict::Done, None),
-            Some(Claim { state: State::Running { until, .. }, .. }) if *until > now => {
+            Some(Claim {
+                state: State::Done { .. } | State::Dead,
+                ..
+            }) => return (Verdict::Done, None),
+            Some(Claim {
+                state: State::Running { until, .. },
+                ..
+            }) if *until > now => {
                 return (Verdict::Busy((*until - now).min(ASK_AGAIN)), None);
             }
             Some(claim) => claim.attempts,
         };
         self.tokens += 1;
         let attempt = attempts.saturating_add(1);
-        let state = State::Running { token: self.tokens, until: now + lease };
-        self.claims.insert(id, Claim { attempts: attempt, state });
+        let state = State::Running {
+            token: self.tokens,
+            until: now + lease,
+        };
+        self.claims.insert(
+            id,
+            Claim {
+                attempts: attempt,
+                state,
+            },
+        );
         (Verdict::Fresh { attempt }, Some(self.tokens))
     }
 
     /// The claim, if it is still that of the token.
     fn held(&mut self, id: Id, token: u64) -> Option<&mut Claim> {
-        self.claims
-            .get_mut(&id)
-            .filter(|claim| matches!(claim.state, State::Running { token: now, .. } if now == token))
+        self.claims.get_mut(&id).filter(
+            |claim| matches!(claim.state, State::Running { token: now, .. } if now == token),
+        )
     }
 }
 
@@ -168,7 +202,11 @@ impl End {
             }
             return Some(verdict);
         }
-        let claim = self.held.remove(&id).and_then(|token| table.held(id, token)).copied();
+        let claim = self
+            .held
+            .remove(&id)
+            .and_then(|token| table.held(id, token))
+            .copied();
         let Some(Claim { attempts, .. }) = claim else {
             return (ask.what != AskWhat::Abandon).then_some(Verdict::Lost);
         };
@@ -176,7 +214,13 @@ impl End {
             AskWhat::Claim => {}
             AskWhat::Confirm => table.mark(id, attempts, State::Done { until: now + keep }),
             AskWhat::Retry { after } => {
-                table.mark(id, attempts, State::Free { until: now + after + keep });
+                table.mark(
+                    id,
+                    attempts,
+                    State::Free {
+                        until: now + after + keep,
+                    },
+                );
             }
             AskWhat::Dead => table.mark(id, attempts, State::Dead),
             AskWhat::Abandon => {
@@ -195,13 +239,18 @@ impl End {
         let lease = self.store.lease;
         while !self.held.is_empty() {
             let due = now + lease / 3;
-            let sleep = self.renew.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+            let sleep = self
+                .renew
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
             if sleep.as_mut().poll(cx).is_pending() {
                 return;
             }
             self.held.retain(|id, token| {
                 table.held(*id, *token).is_some_and(|claim| {
-                    claim.state = State::Running { token: *token, until: now + lease };
+                    claim.state = State::Running {
+                        token: *token,
+                        until: now + lease,
+                    };
                     true
                 })
             });
@@ -225,11 +274,19 @@ impl Claims for End {
         let before = answers.len();
         for ask in asks.drain(..) {
             if let Some(verdict) = self.take(&mut table, &ask, now) {
-                answers.push(Answer { ticket: ask.ticket, round: ask.round, verdict });
+                answers.push(Answer {
+                    ticket: ask.ticket,
+                    round: ask.round,
+                    verdict,
+                });
             }
         }
         self.renew(&mut table, cx, now);
-        if answers.len() > before { Poll::Ready(()) } else { Poll::Pending }
+        if answers.len() > before {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 }
 
@@ -239,7 +296,13 @@ impl Drop for End {
         let mut table = self.store.lock();
         for (id, token) in self.held.drain() {
             if let Some(attempts) = table.held(id, token).map(|claim| claim.attempts) {
-                table.mark(id, attempts, State::Free { until: now + self.store.keep });
+                table.mark(
+                    id,
+                    attempts,
+                    State::Free {
+                        until: now + self.store.keep,
+                    },
+                );
             }
         }
     }
@@ -254,11 +317,24 @@ mod tests {
 
     fn ask(end: &mut dyn Claims, id: u128, what: AskWhat) -> Option<Verdict> {
         let mut answers = Vec::new();
-        let mut asks = vec![Ask { ticket: 7, round: 3, id: Id(id), what }];
-        let polled = end.turn(&mut Context::from_waker(Waker::noop()), &mut asks, &mut answers);
+        let mut asks = vec![Ask {
+            ticket: 7,
+            round: 3,
+            id: Id(id),
+            what,
+        }];
+        let polled = end.turn(
+            &mut Context::from_waker(Waker::noop()),
+            &mut asks,
+            &mut answers,
+        );
         assert!(asks.is_empty());
         assert_eq!(polled.is_ready(), !answers.is_empty());
-        assert!(answers.iter().all(|answer| (answer.ticket, answer.round) == (7, 3)));
+        assert!(
+            answers
+                .iter()
+                .all(|answer| (answer.ticket, answer.round) == (7, 3))
+        );
         answers.pop().map(|answer| answer.verdict)
     }
 
@@ -293,7 +369,10 @@ mod tests {
         let store = ClaimStore::new(hours(1));
         let mut end = store.end();
         assert_eq!(claim(&mut *end, 1), Verdict::Fresh { attempt: 1 });
-        assert_eq!(ask(&mut *end, 1, AskWhat::Retry { after: seconds(5) }), Some(Verdict::Stored));
+        assert_eq!(
+            ask(&mut *end, 1, AskWhat::Retry { after: seconds(5) }),
+            Some(Verdict::Stored)
+        );
         assert_eq!(claim(&mut *end, 1), Verdict::Fresh { attempt: 2 });
         assert_eq!(ask(&mut *end, 1, AskWhat::Abandon), None);
         assert_eq!(claim(&mut *end, 1), Verdict::Fresh { attempt: 2 });
@@ -317,14 +396,18 @@ mod tests {
         let (mut first, mut second) = (store.end(), store.end());
         assert_eq!(claim(&mut *first, 1), Verdict::Fresh { attempt: 1 });
         for _ in 0..10 {
-            let nothing = std::future::poll_fn(|cx| first.turn(cx, &mut Vec::new(), &mut Vec::new()));
+            let nothing =
+                std::future::poll_fn(|cx| first.turn(cx, &mut Vec::new(), &mut Vec::new()));
             assert!(tokio::time::timeout(seconds(15), nothing).await.is_err());
             assert!(matches!(claim(&mut *second, 1), Verdict::Busy(_)));
         }
         tokio::time::advance(seconds(30)).await;
         assert_eq!(claim(&mut *second, 1), Verdict::Fresh { attempt: 2 });
         assert_eq!(ask(&mut *first, 1, AskWhat::Confirm), Some(Verdict::Lost));
-        assert_eq!(ask(&mut *second, 1, AskWhat::Confirm), Some(Verdict::Stored));
+        assert_eq!(
+            ask(&mut *second, 1, AskWhat::Confirm),
+            Some(Verdict::Stored)
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -38,7 +38,11 @@ impl Alarm {
 
     /// As [`poll`](Self::poll), for a time on tokio's clock.
     pub(super) fn poll_instant(&mut self, cx: &mut Context<'_>, at: Instant) -> bool {
-        if self.sleep.as_ref().is_none_or(|sleep| sleep.deadline() != at) {
+        if self
+            .sleep
+            .as_ref()
+            .is_none_or(|sleep| sleep.deadline() != at)
+        {
             self.set(at);
         }
         self.ring(cx)
@@ -52,7 +56,10 @@ impl Alarm {
     }
 
     fn ring(&mut self, cx: &mut Context<'_>) -> bool {
-        let rings = self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
+        let rings = self
+            .sleep
+            .as_mut()
+            .is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
         if rings {
             // A sleep that has ended must not be polled again.
             self.sleep = None;

@@ -112,7 +112,11 @@ impl Cursor {
 
     /// Below which offset retention may remove records: never what is in hand, and what is unread only if it is said.
     pub(super) fn may_remove_below(&self, drop_unread: bool) -> i64 {
-        if drop_unread && self.window.is_empty() { i64::MAX } else { self.committed }
+        if drop_unread && self.window.is_empty() {
+            i64::MAX
+        } else {
+            self.committed
+        }
     }
 
     /// Records below this are gone.
@@ -147,7 +151,15 @@ impl Cursor {
         let epoch = self.epoch;
         let mut hand_out = |message: Message, token: u64| {
             let order = order(&message);
-            into.push(Delivery { message, receipt: Receipt { epoch, group: partition, token }, order });
+            into.push(Delivery {
+                message,
+                receipt: Receipt {
+                    epoch,
+                    group: partition,
+                    token,
+                },
+                order,
+            });
             into.len() < limit
         };
         let mut more = room > 0;
@@ -155,7 +167,13 @@ impl Cursor {
             self.replays += 1;
             let token = REPLAYED | self.replays;
             let attempt = replayed.starts.saturating_add(1);
-            more = hand_out(Message { attempt, ..replayed.message.clone() }, token);
+            more = hand_out(
+                Message {
+                    attempt,
+                    ..replayed.message.clone()
+                },
+                token,
+            );
             self.replayed_out.push((token, replayed));
         }
         if more && self.back > 0 {
@@ -166,7 +184,13 @@ impl Cursor {
                     mark.set(Mark::OUT);
                     self.back -= 1;
                     let attempt = u32::from(mark.starts()) + 1;
-                    more = hand_out(Message { attempt, ..message.clone() }, offset.cast_unsigned());
+                    more = hand_out(
+                        Message {
+                            attempt,
+                            ..message.clone()
+                        },
+                        offset.cast_unsigned(),
+                    );
                     if !more || self.back == 0 {
                         break;
                     }
@@ -189,7 +213,11 @@ impl Cursor {
             return self.settle_replayed(token, end);
         }
         let at = usize::try_from(token.cast_signed() - self.committed).unwrap_or(usize::MAX);
-        let Some(mark) = self.window.get_mut(at).filter(|mark| mark.state() == Mark::OUT) else {
+        let Some(mark) = self
+            .window
+            .get_mut(at)
+            .filter(|mark| mark.state() == Mark::OUT)
+        else {
             return Met::Stale;
         };
         self.out -= 1;
@@ -200,7 +228,11 @@ impl Cursor {
             }
             End::Done => {
                 mark.set(Mark::DONE);
-                while self.window.front().is_some_and(|mark| mark.state() == Mark::DONE) {
+                while self
+                    .window
+                    .front()
+                    .is_some_and(|mark| mark.state() == Mark::DONE)
+                {
                     self.window.pop_front();
                     self.committed += 1;
                 }
@@ -228,12 +260,17 @@ impl Cursor {
         self.owner = None;
         self.leaving = None;
         if self.out > 0 {
-            for mark in self.window.iter_mut().filter(|mark| mark.state() == Mark::OUT) {
+            for mark in self
+                .window
+                .iter_mut()
+                .filter(|mark| mark.state() == Mark::OUT)
+            {
                 mark.set(Mark::BACK);
                 mark.count_start();
                 self.back += 1;
             }
-            self.replayed_out.sort_unstable_by_key(|(token, _)| std::cmp::Reverse(*token));
+            self.replayed_out
+                .sort_unstable_by_key(|(token, _)| std::cmp::Reverse(*token));
             for (_, mut replayed) in self.replayed_out.drain(..) {
                 replayed.starts = replayed.starts.saturating_add(1);
                 self.replayed.push_front(replayed);

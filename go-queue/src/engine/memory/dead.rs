@@ -54,7 +54,10 @@ impl Dead {
 
     fn remove(&self, cursors: &[u64]) -> Vec<Kept> {
         let mut letters = self.lock();
-        cursors.iter().filter_map(|cursor| letters.kept.remove(cursor)).collect()
+        cursors
+            .iter()
+            .filter_map(|cursor| letters.kept.remove(cursor))
+            .collect()
     }
 }
 
@@ -66,7 +69,12 @@ impl Shared {
             .kept
             .range(from..)
             .map(|(_, kept)| &kept.letter)
-            .filter(|letter| query.place.as_ref().is_none_or(|place| *place == letter.place))
+            .filter(|letter| {
+                query
+                    .place
+                    .as_ref()
+                    .is_none_or(|place| *place == letter.place)
+            })
             .filter(|letter| query.group.is_none() || query.group == letter.group)
             .take(query.limit.min(MAX_PAGE))
             .cloned()
@@ -111,7 +119,12 @@ impl DeadLetters for Shared {
 
     fn show(&self, cursor: u64) -> BoxFuture<'_, Result<Option<DeadLetter>, EngineError>> {
         Box::pin(async move {
-            Ok(self.dead.lock().kept.get(&cursor).map(|kept| kept.letter.clone()))
+            Ok(self
+                .dead
+                .lock()
+                .kept
+                .get(&cursor)
+                .map(|kept| kept.letter.clone()))
         })
     }
 
@@ -128,9 +141,11 @@ impl DeadLetters for Shared {
             let letters = self.dead.lock();
             let count = match place {
                 None => letters.kept.len(),
-                Some(place) => {
-                    letters.kept.values().filter(|kept| kept.letter.place == place).count()
-                }
+                Some(place) => letters
+                    .kept
+                    .values()
+                    .filter(|kept| kept.letter.place == place)
+                    .count(),
             };
             Ok(u64::try_from(count).unwrap_or(u64::MAX))
         })

@@ -32,7 +32,11 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn new(committed: impl Iterator<Item = i64>) -> Self {
-        Self { cursors: committed.map(Cursor::new).collect(), members: Vec::new(), leaving: 0 }
+        Self {
+            cursors: committed.map(Cursor::new).collect(),
+            members: Vec::new(),
+            leaving: 0,
+        }
     }
 
     pub(super) fn member_mut(&mut self, member: usize) -> Option<&mut Member> {
@@ -47,8 +51,18 @@ impl Group {
         epoch: &mut impl FnMut() -> u32,
         wakers: &mut Vec<Waker>,
     ) -> usize {
-        let member = Member { waker: None, room: false, notices: Vec::new(), drain, turn: 0 };
-        let number = self.members.iter().position(Option::is_none).unwrap_or(self.members.len());
+        let member = Member {
+            waker: None,
+            room: false,
+            notices: Vec::new(),
+            drain,
+            turn: 0,
+        };
+        let number = self
+            .members
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or(self.members.len());
         if number == self.members.len() {
             self.members.push(Some(member));
         } else {
@@ -69,7 +83,11 @@ impl Group {
         if let Some(place) = self.members.get_mut(member) {
             *place = None;
         }
-        for cursor in self.cursors.iter_mut().filter(|cursor| cursor.owner == Some(member)) {
+        for cursor in self
+            .cursors
+            .iter_mut()
+            .filter(|cursor| cursor.owner == Some(member))
+        {
             self.leaving -= usize::from(cursor.leaving.is_some());
             cursor.release();
         }
@@ -88,7 +106,9 @@ impl Group {
         }
         let mut ended = false;
         for cursor in &mut self.cursors {
-            let Some(until) = cursor.leaving else { continue };
+            let Some(until) = cursor.leaving else {
+                continue;
+            };
             if cursor.out > 0 && until > now {
                 continue;
             }
@@ -103,13 +123,21 @@ impl Group {
         if ended {
             self.balance(now, epoch, wakers);
         }
-        self.cursors.iter().filter_map(|cursor| cursor.leaving).min()
+        self.cursors
+            .iter()
+            .filter_map(|cursor| cursor.leaving)
+            .min()
     }
 
     /// Deals the partitions so that no member holds two more than another. A member gives away only what is too much.
     fn balance(&mut self, now: Instant, epoch: &mut impl FnMut() -> u32, wakers: &mut Vec<Waker>) {
         let mut held: Vec<(usize, usize)> = Vec::new();
-        for (number, _) in self.members.iter().enumerate().filter(|(_, member)| member.is_some()) {
+        for (number, _) in self
+            .members
+            .iter()
+            .enumerate()
+            .filter(|(_, member)| member.is_some())
+        {
             let keeps = |cursor: &&Cursor| cursor.owner == Some(number) && cursor.leaving.is_none();
             held.push((self.cursors.iter().filter(keeps).count(), number));
         }
@@ -118,7 +146,10 @@ impl Group {
         }
         // Who holds most keeps one of the shares that are larger by one.
         held.sort_by_key(|(count, number)| (std::cmp::Reverse(*count), *number));
-        let (share, larger) = (self.cursors.len() / held.len(), self.cursors.len() % held.len());
+        let (share, larger) = (
+            self.cursors.len() / held.len(),
+            self.cursors.len() % held.len(),
+        );
         for (rank, &(count, number)) in held.iter().enumerate() {
             let share = share + usize::from(rank < larger);
             for _ in share..count {
@@ -142,7 +173,10 @@ impl Group {
         for (rank, &(count, number)) in held.iter().enumerate() {
             let share = share + usize::from(rank < larger);
             for _ in count..share {
-                let Some(cursor) = self.cursors.iter_mut().find(|cursor| cursor.owner.is_none())
+                let Some(cursor) = self
+                    .cursors
+                    .iter_mut()
+                    .find(|cursor| cursor.owner.is_none())
                 else {
                     break;
                 };
@@ -151,13 +185,19 @@ impl Group {
             }
         }
         // Rare, and each of them has notices to hear, partitions to read or a bound to watch.
-        wakers.extend(self.members.iter_mut().flatten().filter_map(|member| member.waker.take()));
+        wakers.extend(
+            self.members
+                .iter_mut()
+                .flatten()
+                .filter_map(|member| member.waker.take()),
+        );
     }
 
     fn start_leaving(&mut self, number: usize, now: Instant) {
-        let Some(Some(member)) = self.members.get_mut(number) else { return };
-        let owned =
-            |cursor: &&mut Cursor| cursor.owner == Some(number) && cursor.leaving.is_none();
+        let Some(Some(member)) = self.members.get_mut(number) else {
+            return;
+        };
+        let owned = |cursor: &&mut Cursor| cursor.owner == Some(number) && cursor.leaving.is_none();
         if let Some(cursor) = self.cursors.iter_mut().rev().find(owned) {
             cursor.leaving = Some(now + member.drain);
             self.leaving += 1;
@@ -180,7 +220,12 @@ impl Group {
                 member.notices.push(Notice::Lost(lost));
             }
         }
-        wakers.extend(self.members.iter_mut().flatten().filter_map(|member| member.waker.take()));
+        wakers.extend(
+            self.members
+                .iter_mut()
+                .flatten()
+                .filter_map(|member| member.waker.take()),
+        );
     }
 
     /// The waker of the member that holds a partition, if it waits with room.

@@ -51,7 +51,11 @@ impl Job {
             id: out.id,
             body: out.body,
             at: now,
-            due: if out.due == WallTime::EPOCH { now } else { out.due },
+            due: if out.due == WallTime::EPOCH {
+                now
+            } else {
+                out.due
+            },
             arrival: 0,
             starts: 0,
             priority: out.priority,
@@ -86,11 +90,15 @@ pub(super) struct Jobs(Vec<Vec<Job>>);
 
 impl Jobs {
     pub(super) fn get(&self, slot: u32) -> Option<&Job> {
-        self.0.get((slot >> CHUNK_BITS) as usize)?.get(slot as usize % CHUNK)
+        self.0
+            .get((slot >> CHUNK_BITS) as usize)?
+            .get(slot as usize % CHUNK)
     }
 
     pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut Job> {
-        self.0.get_mut((slot >> CHUNK_BITS) as usize)?.get_mut(slot as usize % CHUNK)
+        self.0
+            .get_mut((slot >> CHUNK_BITS) as usize)?
+            .get_mut(slot as usize % CHUNK)
     }
 
     /// Puts a task into a new slot; `None` if there are 2^32 already.
@@ -111,7 +119,9 @@ impl Jobs {
 
     /// How many slots there are.
     pub(super) fn len(&self) -> usize {
-        self.0.last().map_or(0, |last| (self.0.len() - 1) * CHUNK + last.len())
+        self.0
+            .last()
+            .map_or(0, |last| (self.0.len() - 1) * CHUNK + last.len())
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Job)> {
@@ -120,7 +130,8 @@ impl Jobs {
 
     /// Whether the ticket is that of the task's present stay.
     pub(super) fn is_at(&self, ticket: Ticket, stage: Stage) -> bool {
-        self.get(ticket.slot).is_some_and(|job| job.stamp == ticket.stamp && job.stage == stage)
+        self.get(ticket.slot)
+            .is_some_and(|job| job.stamp == ticket.stamp && job.stage == stage)
     }
 
     pub(super) fn clear(&mut self) {

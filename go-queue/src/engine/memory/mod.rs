@@ -114,7 +114,9 @@ impl Memory {
     /// program that stops and wants to run or keep elsewhere what would end with it.
     pub fn drain(&self, tube: &Name) -> Vec<Message> {
         let found = lock(&self.0.tubes).get(tube).cloned();
-        found.map_or_else(Vec::new, |tube| tube.lock().drain(self.0.config.clock.now()))
+        found.map_or_else(Vec::new, |tube| {
+            tube.lock().drain(self.0.config.clock.now())
+        })
     }
 
     /// Ends every lease of a place, as if all its consumers had lost their connection: for fault tests. Each lane hears
@@ -147,7 +149,12 @@ impl Shared {
         if let Some(topic) = topics.get(name) {
             return Arc::clone(topic);
         }
-        let config = self.config.topics.get(name).unwrap_or(&self.config.topic).clone();
+        let config = self
+            .config
+            .topics
+            .get(name)
+            .unwrap_or(&self.config.topic)
+            .clone();
         let topic = Arc::new(Topic::new(config));
         topics.insert(name.clone(), Arc::clone(&topic));
         topic
@@ -173,8 +180,9 @@ impl Shared {
         let mut rest = slice.into_iter().peekable();
         while let Some(first) = rest.next() {
             let place = first.place.clone();
-            let run = std::iter::once(first)
-                .chain(std::iter::from_fn(|| rest.next_if(|out| out.place == place)));
+            let run = std::iter::once(first).chain(std::iter::from_fn(|| {
+                rest.next_if(|out| out.place == place)
+            }));
             match &place {
                 Place::Tube(name) => self.put(name, run, now, &mut answers, &mut wakers),
                 Place::Topic(name) => self.push(name, run, now, &mut answers, &mut wakers),
@@ -286,8 +294,7 @@ impl Engine for Memory {
                         let what = format!("read {} without a consumer group", to.place);
                         return Err(EngineError::Unsupported { engine: NAME, what });
                     };
-                    let lane =
-                        TopicLane::open(Arc::clone(&self.0), self.0.topic(name), group, to);
+                    let lane = TopicLane::open(Arc::clone(&self.0), self.0.topic(name), group, to);
                     Ok(Box::new(lane) as Box<dyn Receive>)
                 }
             }
@@ -349,7 +356,10 @@ impl Tasks for Shared {
                 }
                 answer
             };
-            let answers = tasks.iter().map(|(task, due)| Ok(reschedule(task, *due))).collect();
+            let answers = tasks
+                .iter()
+                .map(|(task, due)| Ok(reschedule(task, *due)))
+                .collect();
             wake(wakers);
             answers
         })

@@ -16,7 +16,11 @@ pub(super) struct Ordering {
 
 impl Ordering {
     pub(super) fn new(order: Order, hash: foldhash::fast::RandomState, partitioned: bool) -> Self {
-        Self { order, hash, partitioned }
+        Self {
+            order,
+            hash,
+            partitioned,
+        }
     }
 
     /// Equal for messages that must follow one another, `0` for those that are free.

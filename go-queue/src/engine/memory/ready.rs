@@ -36,7 +36,9 @@ impl Ready {
         self.len -= 1;
         self.stale += 1;
         if self.stale > self.len + 64 {
-            self.queues.values_mut().for_each(|queue| queue.retain(|ticket| live(*ticket)));
+            self.queues
+                .values_mut()
+                .for_each(|queue| queue.retain(|ticket| live(*ticket)));
             self.queues.retain(|_, queue| !queue.is_empty());
             self.stale = 0;
         }
@@ -45,7 +47,8 @@ impl Ready {
     /// Takes out the next `room` of them, and hands each to `take`, which answers whether it was still there.
     pub(super) fn take(&mut self, mut room: usize, mut take: impl FnMut(Ticket) -> bool) {
         while room > 0 && self.len > 0 {
-            let Some((&priority, queue)) = self.queues.iter_mut().find(|(_, queue)| !queue.is_empty())
+            let Some((&priority, queue)) =
+                self.queues.iter_mut().find(|(_, queue)| !queue.is_empty())
             else {
                 break;
             };

@@ -43,7 +43,13 @@ impl TaskLane {
     }
 
     fn keep_dead(&self, died: Vec<Died>, now: crate::time::WallTime) {
-        for Died { ticket, message, reason, attempts } in died {
+        for Died {
+            ticket,
+            message,
+            reason,
+            attempts,
+        } in died
+        {
             let letter = DeadLetter {
                 cursor: 0,
                 place: self.place.clone(),
@@ -58,7 +64,9 @@ impl TaskLane {
                 died: now,
                 body: message.body,
             };
-            self.shared.dead.keep(letter, Home::Tube(Arc::clone(&self.tube), ticket));
+            self.shared
+                .dead
+                .keep(letter, Home::Tube(Arc::clone(&self.tube), ticket));
         }
     }
 
@@ -100,7 +108,11 @@ impl TaskLane {
                 lane.room = room > 0;
                 if said {
                     lane.waker = None;
-                } else if lane.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+                } else if lane
+                    .waker
+                    .as_ref()
+                    .is_none_or(|waker| !waker.will_wake(cx.waker()))
+                {
                     lane.waker = Some(cx.waker().clone());
                 }
             }

@@ -46,12 +46,21 @@ struct Bucket {
 
 impl Bucket {
     const fn new() -> Self {
-        Self { entries: Vec::new(), min: i64::MAX, stale: 0 }
+        Self {
+            entries: Vec::new(),
+            min: i64::MAX,
+            stale: 0,
+        }
     }
 
     fn clean(&mut self, live: &impl Fn(Ticket) -> bool) {
         self.entries.retain(|entry| live(entry.ticket));
-        self.min = self.entries.iter().map(|entry| entry.due).min().unwrap_or(i64::MAX);
+        self.min = self
+            .entries
+            .iter()
+            .map(|entry| entry.due)
+            .min()
+            .unwrap_or(i64::MAX);
         self.stale = 0;
     }
 }
@@ -164,7 +173,9 @@ impl Timers {
     pub(super) fn advance(&mut self, now: i64, live: &impl Fn(Ticket) -> bool) {
         let target = tick(now);
         while self.cursor < target {
-            let Some((level, bucket)) = self.first_bucket() else { break };
+            let Some((level, bucket)) = self.first_bucket() else {
+                break;
+            };
             let shift = u32::try_from(level).unwrap_or(0) * DIGIT_BITS;
             let above = self.cursor >> (shift + DIGIT_BITS) << (shift + DIGIT_BITS);
             let start = above | (bucket as u64) << shift;
@@ -236,10 +247,17 @@ impl Timers {
             return None;
         }
         while self.near_stale > 0 {
-            let late = self.late.peek().map(|Reverse((due, _, ticket))| (*due, *ticket));
+            let late = self
+                .late
+                .peek()
+                .map(|Reverse((due, _, ticket))| (*due, *ticket));
             let (run_is_first, ticket) = match (self.run.front(), late) {
                 (Some(entry), Some((due, ticket))) => {
-                    if entry.due <= due { (true, entry.ticket) } else { (false, ticket) }
+                    if entry.due <= due {
+                        (true, entry.ticket)
+                    } else {
+                        (false, ticket)
+                    }
                 }
                 (Some(entry), None) => (true, entry.ticket),
                 (None, Some((_, ticket))) => (false, ticket),
@@ -307,7 +325,12 @@ mod tests {
 
     fn span() -> impl Strategy<Value = i64> {
         // Below a tick, some ticks, and up to years: all levels.
-        prop_oneof![0..3_000_000_i64, 0..500_000_000_i64, 0..4_000_000_000_000_i64, 0..90_000_000_000_000_000_i64]
+        prop_oneof![
+            0..3_000_000_i64,
+            0..500_000_000_i64,
+            0..4_000_000_000_000_i64,
+            0..90_000_000_000_000_000_i64
+        ]
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -372,7 +395,11 @@ mod tests {
             timers.set(minute, Ticket { slot, stamp: 0 }, 0);
             timers.cancel(minute, &|ticket| ticket.slot == 0);
         }
-        let held: usize = timers.buckets.iter().map(|bucket| bucket.entries.len()).sum();
+        let held: usize = timers
+            .buckets
+            .iter()
+            .map(|bucket| bucket.entries.len())
+            .sum();
         assert!((1..100).contains(&held), "{held}");
         assert_eq!(timers.next(&|ticket| ticket.slot == 0), Some(minute));
     }

@@ -63,7 +63,9 @@ pub(super) struct Log {
 
 impl Log {
     fn new(config: TopicConfig) -> Self {
-        let partitions = (0..config.partitions.max(1)).map(|_| Partition::default()).collect();
+        let partitions = (0..config.partitions.max(1))
+            .map(|_| Partition::default())
+            .collect();
         Self {
             config,
             partitions,
@@ -96,7 +98,10 @@ impl Log {
     pub(super) fn push(&mut self, out: Outgoing, now: WallTime) -> Result<Published, PublishError> {
         if out.due > now {
             let what = format!("delay a record of {}: send a task instead", out.place);
-            return Err(PublishError::Unsupported { engine: super::NAME, what });
+            return Err(PublishError::Unsupported {
+                engine: super::NAME,
+                what,
+            });
         }
         let count = u32::try_from(self.partitions.len()).unwrap_or(u32::MAX);
         let number = if out.flags.contains(Flags::NULL_KEY) {
@@ -120,14 +125,22 @@ impl Log {
             flags: out.flags,
             content: out.content,
         });
-        Ok(Published { id: out.id, existed: false, token: None, partition: number, offset })
+        Ok(Published {
+            id: out.id,
+            existed: false,
+            token: None,
+            partition: number,
+            offset,
+        })
     }
 
     /// Wakes who holds what this slice has added to.
     pub(super) fn wake_readers(&mut self, wakers: &mut Vec<Waker>) {
         for (number, partition) in self.partitions.iter_mut().enumerate() {
             if std::mem::take(&mut partition.touched) {
-                self.groups.iter_mut().for_each(|group| group.wake_owner(number, wakers));
+                self.groups
+                    .iter_mut()
+                    .for_each(|group| group.wake_owner(number, wakers));
             }
         }
     }
@@ -141,7 +154,10 @@ impl Log {
             for number in 0..self.partitions.len() {
                 let limit = self.removable(number);
                 let old = |record: &Message| now.since(record.at) > age;
-                while self.partitions[number].records.front().is_some_and(|record| record.offset < limit && old(record))
+                while self.partitions[number]
+                    .records
+                    .front()
+                    .is_some_and(|record| record.offset < limit && old(record))
                 {
                     self.remove_first(number);
                 }
@@ -154,7 +170,12 @@ impl Log {
             };
             let oldest = (0..self.partitions.len())
                 .filter(removable)
-                .min_by_key(|number| self.partitions[*number].records.front().map(|record| record.at));
+                .min_by_key(|number| {
+                    self.partitions[*number]
+                        .records
+                        .front()
+                        .map(|record| record.at)
+                });
             let Some(oldest) = oldest else { break };
             self.remove_first(oldest);
         }
@@ -162,9 +183,10 @@ impl Log {
 
     /// Below which offset records of a partition may go.
     fn removable(&self, number: usize) -> i64 {
-        let limits = self.groups.iter().map(|group| {
-            group.cursors[number].may_remove_below(self.config.drop_unread)
-        });
+        let limits = self
+            .groups
+            .iter()
+            .map(|group| group.cursors[number].may_remove_below(self.config.drop_unread));
         limits.min().unwrap_or(i64::MAX)
     }
 
@@ -174,7 +196,9 @@ impl Log {
             partition.first += 1;
             self.bytes -= record.body.len() as u64;
             let first = partition.first;
-            self.groups.iter_mut().for_each(|group| group.cursors[number].skip_to(first));
+            self.groups
+                .iter_mut()
+                .for_each(|group| group.cursors[number].skip_to(first));
         }
     }
 

@@ -59,9 +59,16 @@ impl TopicLane {
     }
 
     /// Takes one settlement; false if it is stale.
-    fn settle(&self, log: &mut Log, Settlement { receipt, how }: Settlement, now: WallTime) -> bool {
+    fn settle(
+        &self,
+        log: &mut Log,
+        Settlement { receipt, how }: Settlement,
+        now: WallTime,
+    ) -> bool {
         let partition = receipt.group as usize;
-        let Some(cursor) = log.groups[self.group].cursors.get_mut(partition) else { return false };
+        let Some(cursor) = log.groups[self.group].cursors.get_mut(partition) else {
+            return false;
+        };
         if cursor.owner != Some(self.member) || cursor.epoch != receipt.epoch {
             return false;
         }
@@ -101,13 +108,18 @@ impl TopicLane {
             at: message.at,
             died: now,
         };
-        self.shared.dead.keep(letter, Home::Topic(Arc::clone(&self.topic), Box::new(message)));
+        self.shared.dead.keep(
+            letter,
+            Home::Topic(Arc::clone(&self.topic), Box::new(message)),
+        );
     }
 
     /// Serves the partitions in turn. One that has enough fills the turn alone.
     fn deliver(&self, log: &mut Log, room: usize, turn: &mut Turn) {
         let group = &mut log.groups[self.group];
-        let Some(from) = group.member_mut(self.member).map(|member| member.turn) else { return };
+        let Some(from) = group.member_mut(self.member).map(|member| member.turn) else {
+            return;
+        };
         let count = group.cursors.len();
         let limit = turn.deliver.len() + room;
         for step in 0..count {
@@ -180,13 +192,20 @@ impl TopicLane {
             cursor.owner != Some(self.member) || cursor.is_read(partition.end())
         };
         turn.health.state = HealthState::Up;
-        turn.health.empty = group.is_settled() && group.cursors.iter().zip(&log.partitions).all(is_read);
+        turn.health.empty =
+            group.is_settled() && group.cursors.iter().zip(&log.partitions).all(is_read);
         turn.health.next_due = None;
-        let Some(member) = group.member_mut(self.member) else { return false };
+        let Some(member) = group.member_mut(self.member) else {
+            return false;
+        };
         let said = !member.notices.is_empty();
         turn.notice.append(&mut member.notices);
         member.room = room > 0;
-        if member.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+        if member
+            .waker
+            .as_ref()
+            .is_none_or(|waker| !waker.will_wake(cx.waker()))
+        {
             member.waker = Some(cx.waker().clone());
         }
         said

@@ -113,9 +113,19 @@ impl Tasks {
             let slot = self.place(Job::new(out, now))?;
             self.index.insert(id, slot);
             self.live += 1;
-            if waits { self.wait(slot, now) } else { self.make_ready(slot) }
+            if waits {
+                self.wait(slot, now)
+            } else {
+                self.make_ready(slot)
+            }
         }
-        Ok(Published { id, existed, token: None, partition: 0, offset: 0 })
+        Ok(Published {
+            id,
+            existed,
+            token: None,
+            partition: 0,
+            offset: 0,
+        })
     }
 
     fn is_taken(&mut self, id: Id, now: WallTime) -> bool {
@@ -152,7 +162,10 @@ impl Tasks {
 
     fn next_ticket(&mut self, slot: u32) -> Ticket {
         self.stamp = self.stamp.wrapping_add(1);
-        Ticket { slot, stamp: self.stamp }
+        Ticket {
+            slot,
+            stamp: self.stamp,
+        }
     }
 
     /// Behind all that are ready with its priority.
@@ -179,7 +192,9 @@ impl Tasks {
 
     /// Takes a task out of the queue it stands in. False if it stands in none.
     fn unqueue(&mut self, slot: u32) -> bool {
-        let Some(job) = self.jobs.get_mut(slot) else { return false };
+        let Some(job) = self.jobs.get_mut(slot) else {
+            return false;
+        };
         let (stage, due) = (job.stage, job.due.as_nanos());
         if !matches!(stage, Stage::Ready | Stage::Waiting) {
             return false;
@@ -189,14 +204,17 @@ impl Tasks {
         if stage == Stage::Ready {
             self.ready.cancel(|ticket| jobs.is_at(ticket, Stage::Ready));
         } else {
-            self.timers.cancel(due, &|ticket| jobs.is_at(ticket, Stage::Waiting));
+            self.timers
+                .cancel(due, &|ticket| jobs.is_at(ticket, Stage::Waiting));
         }
         true
     }
 
     /// Ends the life of a task that stands in no queue.
     fn finish(&mut self, slot: u32, stage: Stage, now: WallTime, keep: Duration) {
-        let Some(job) = self.jobs.get_mut(slot) else { return };
+        let Some(job) = self.jobs.get_mut(slot) else {
+            return;
+        };
         job.stage = stage;
         job.body = Body::default();
         if stage == Stage::Done && job.named {
@@ -237,7 +255,11 @@ impl Tasks {
         keep: Duration,
     ) -> Settled {
         let mut settled = Settled::default();
-        let epoch = self.lanes.get(lane).and_then(Option::as_ref).map(|lane| lane.epoch);
+        let epoch = self
+            .lanes
+            .get(lane)
+            .and_then(Option::as_ref)
+            .map(|lane| lane.epoch);
         let mut given_back = 0;
         for Settlement { receipt, how } in settlements.drain(..) {
             let ticket = ticket_of(receipt);
@@ -273,7 +295,12 @@ impl Tasks {
                     let message = job.message();
                     job.stage = Stage::Dead;
                     job.body = Body::default();
-                    settled.died.push(Died { ticket, message, reason, attempts });
+                    settled.died.push(Died {
+                        ticket,
+                        message,
+                        reason,
+                        attempts,
+                    });
                 }
             }
         }
@@ -307,11 +334,15 @@ impl Tasks {
         order: impl Fn(&Message) -> u64,
         into: &mut Vec<Delivery>,
     ) -> usize {
-        let Some(Some(lane)) = self.lanes.get_mut(lane) else { return 0 };
+        let Some(Some(lane)) = self.lanes.get_mut(lane) else {
+            return 0;
+        };
         let before = into.len();
         let (jobs, stamp) = (&mut self.jobs, &mut self.stamp);
         self.ready.take(room, |ticket| {
-            let Some(job) = jobs.get_mut(ticket.slot).filter(|job| job.stamp == ticket.stamp && job.stage == Stage::Ready)
+            let Some(job) = jobs
+                .get_mut(ticket.slot)
+                .filter(|job| job.stamp == ticket.stamp && job.stage == Stage::Ready)
             else {
                 return false;
             };
@@ -320,10 +351,18 @@ impl Tasks {
             job.stage = Stage::Leased;
             job.epoch = lane.epoch;
             let token = u64::from(job.stamp) << 32 | u64::from(ticket.slot);
-            let receipt = Receipt { epoch: lane.epoch, group: 0, token };
+            let receipt = Receipt {
+                epoch: lane.epoch,
+                group: 0,
+                token,
+            };
             let message = job.message();
             let order = order(&message);
-            into.push(Delivery { message, receipt, order });
+            into.push(Delivery {
+                message,
+                receipt,
+                order,
+            });
             true
         });
         let delivered = into.len() - before;
@@ -337,9 +376,12 @@ impl Tasks {
             return;
         }
         let now = now.as_nanos();
-        self.timers.advance(now, &|ticket| self.jobs.is_at(ticket, Stage::Waiting));
+        self.timers
+            .advance(now, &|ticket| self.jobs.is_at(ticket, Stage::Waiting));
         for _ in 0..DUE_PER_TURN {
-            let Some(ticket) = self.timers.pop(now, &|ticket| self.jobs.is_at(ticket, Stage::Waiting))
+            let Some(ticket) = self
+                .timers
+                .pop(now, &|ticket| self.jobs.is_at(ticket, Stage::Waiting))
             else {
                 break;
             };
@@ -350,7 +392,9 @@ impl Tasks {
     /// When the next waiting task is due.
     pub(super) fn next_due(&mut self) -> Option<WallTime> {
         let jobs = &self.jobs;
-        self.timers.next(&|ticket| jobs.is_at(ticket, Stage::Waiting)).map(WallTime::from_nanos)
+        self.timers
+            .next(&|ticket| jobs.is_at(ticket, Stage::Waiting))
+            .map(WallTime::from_nanos)
     }
 
     /// Whether nothing may start.
@@ -360,7 +404,13 @@ impl Tasks {
 
     /// Opens a lane and answers its number.
     pub(super) fn open_lane(&mut self, epoch: u32) -> usize {
-        let lane = Lane { epoch, waker: None, room: false, in_hand: 0, notices: Vec::new() };
+        let lane = Lane {
+            epoch,
+            waker: None,
+            room: false,
+            in_hand: 0,
+            notices: Vec::new(),
+        };
         if let Some(free) = self.lanes.iter().position(Option::is_none) {
             self.lanes[free] = Some(lane);
             free
@@ -387,7 +437,10 @@ impl Tasks {
         for (slot, job) in self.jobs.iter_mut() {
             if job.stage == Stage::Leased && job.epoch == epoch {
                 job.starts = job.starts.saturating_add(1);
-                let ticket = Ticket { slot, stamp: job.stamp };
+                let ticket = Ticket {
+                    slot,
+                    stamp: job.stamp,
+                };
                 self.released.push((job.arrival, ticket, job.priority));
             }
         }
@@ -423,12 +476,19 @@ impl Tasks {
 
     /// The wakers of all lanes that wait.
     pub(super) fn wake_all(&mut self, into: &mut Vec<Waker>) {
-        into.extend(self.lanes.iter_mut().flatten().filter_map(|lane| lane.waker.take()));
+        into.extend(
+            self.lanes
+                .iter_mut()
+                .flatten()
+                .filter_map(|lane| lane.waker.take()),
+        );
     }
 
     /// Takes a task back.
     pub(super) fn revoke(&mut self, id: Id, now: WallTime) -> Revoked {
-        let Some((slot, stage)) = self.find(id) else { return self.unfound(id, now) };
+        let Some((slot, stage)) = self.find(id) else {
+            return self.unfound(id, now);
+        };
         match stage {
             Stage::Ready | Stage::Waiting => {
                 self.unqueue(slot);
@@ -461,7 +521,11 @@ impl Tasks {
             if let Some(job) = self.jobs.get_mut(slot) {
                 job.due = if due == WallTime::EPOCH { now } else { due };
             }
-            if due > now { self.wait(slot, now) } else { self.make_ready(slot) }
+            if due > now {
+                self.wait(slot, now)
+            } else {
+                self.make_ready(slot)
+            }
             return Rescheduled::Rescheduled;
         }
         match stage {
@@ -474,7 +538,9 @@ impl Tasks {
 
     /// Makes a dead task deliverable again, as if it had never been started.
     pub(super) fn revive(&mut self, ticket: Ticket, body: Body) -> bool {
-        let Some(job) = self.jobs.get_mut(ticket.slot) else { return false };
+        let Some(job) = self.jobs.get_mut(ticket.slot) else {
+            return false;
+        };
         if job.stage != Stage::Dead || job.stamp != ticket.stamp {
             return false;
         }
@@ -502,13 +568,19 @@ impl Tasks {
             }
             there
         });
-        self.timers.advance(i64::MAX, &|ticket| jobs.is_at(ticket, Stage::Waiting));
-        while let Some(ticket) =
-            self.timers.pop(i64::MAX, &|ticket| jobs.is_at(ticket, Stage::Waiting))
+        self.timers
+            .advance(i64::MAX, &|ticket| jobs.is_at(ticket, Stage::Waiting));
+        while let Some(ticket) = self
+            .timers
+            .pop(i64::MAX, &|ticket| jobs.is_at(ticket, Stage::Waiting))
         {
             tickets.push(ticket);
         }
-        let messages = tickets.iter().filter_map(|ticket| jobs.get(ticket.slot)).map(Job::message).collect();
+        let messages = tickets
+            .iter()
+            .filter_map(|ticket| jobs.get(ticket.slot))
+            .map(Job::message)
+            .collect();
         for ticket in tickets {
             self.finish(ticket.slot, Stage::Gone, now, Duration::ZERO);
         }
@@ -516,7 +588,13 @@ impl Tasks {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "takes apart what `deliver` put together")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "takes apart what `deliver` put together"
+)]
 fn ticket_of(receipt: Receipt) -> Ticket {
-    Ticket { slot: receipt.token as u32, stamp: (receipt.token >> 32) as u32 }
+    Ticket {
+        slot: receipt.token as u32,
+        stamp: (receipt.token >> 32) as u32,
+    }
 }
