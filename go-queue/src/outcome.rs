@@ -72,6 +72,13 @@ impl Outcome {
     }
 }
 
+/// A batch handler answered so many outcomes for so many messages.
+pub(crate) fn wrong_length(given: usize, wanted: usize) -> Outcome {
+    Outcome::retry(format_args!(
+        "the handler returned {given} outcomes for a batch of {wanted} messages"
+    ))
+}
+
 /// Makes a text fit to be kept with a dead letter: control characters escaped, at most [`MAX_REASON_LEN`] bytes.
 ///
 /// What an error prints beyond that is never held in memory.

@@ -9,7 +9,7 @@ use crate::handler::extract::Rejection;
 use crate::handler::payload::Payload;
 use crate::handler::{Context, Env, FromContext, Handle, Kind, Missing, Run};
 use crate::message::Message;
-use crate::outcome::{BoxError, Outcome};
+use crate::outcome::{BoxError, Outcome, wrong_length};
 
 pub use crate::handler::payload::Produce;
 pub use crate::handler::registry::Registration;
@@ -82,13 +82,6 @@ impl Undecoded {
     }
 }
 
-/// A batch handler answered so many outcomes for so many messages.
-pub(crate) fn wrong_length(given: usize, wanted: usize) -> Outcome {
-    Outcome::retry(format_args!(
-        "the handler returned {given} outcomes for a batch of {wanted} messages"
-    ))
-}
-
 /// Whether a payload would decode.
 pub fn check<'a, T: Payload<'a>>(message: &'a Message) -> Result<(), Arc<str>> {
     T::decode(message)
@@ -97,6 +90,10 @@ pub fn check<'a, T: Payload<'a>>(message: &'a Message) -> Result<(), Arc<str>> {
 }
 
 /// What an extractor's error means.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "generated code has no use for it afterwards"
+)]
 pub fn rejected(rejection: Rejection) -> Outcome {
     let error = chain(&rejection.error);
     if rejection.dead {

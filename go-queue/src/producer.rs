@@ -64,6 +64,10 @@ macro_rules! typed_place {
 typed_place!(Tube);
 typed_place!(Topic);
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a payload is handed over; a borrow would put `&` into every call"
+)]
 impl<T: Produce> Tube<T> {
     /// A task to run as soon as possible.
     pub fn now(&self, payload: T) -> Enqueue {
@@ -81,6 +85,10 @@ impl<T: Produce> Tube<T> {
     }
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a payload is handed over; a borrow would put `&` into every call"
+)]
 impl<T: Produce> Topic<T> {
     /// A record for the end of the log.
     pub fn push(&self, payload: T) -> Push {

@@ -45,11 +45,13 @@ impl WallTime {
     }
 
     /// This much later, at most the year 2262.
+    #[must_use]
     pub fn saturating_add(self, by: Duration) -> Self {
         self.checked_add(by).unwrap_or(Self(i64::MAX))
     }
 
     /// This much earlier, at least the year 1677.
+    #[must_use]
     pub fn saturating_sub(self, by: Duration) -> Self {
         Self(
             self.0
@@ -128,6 +130,10 @@ impl Clock {
     }
 
     /// The wall time now.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the wall clock"
+    )]
     pub fn now(&self) -> WallTime {
         let base = match self.0.follows {
             None => WallTime::from_system(SystemTime::now()).unwrap_or_default(),

@@ -211,9 +211,9 @@ mod tests {
                 ..Message::default()
             };
             if offset == 0 {
-                cx.load(message)
+                cx.load(message);
             } else {
-                cx.add(message)
+                cx.add(message);
             }
         }
         assert_eq!(cx.messages().len(), 3);

@@ -134,10 +134,13 @@ pub struct HandlerDef {
     /// The middleware that its attribute names, outermost first.
     pub middleware: &'static [fn() -> Arc<dyn Middleware>],
     /// Binds it to the app's state for one subscription, or says what is missing.
-    pub bind: fn(&Env, Arc<About>) -> Result<Arc<dyn Handle>, Vec<Missing>>,
+    pub bind: Bind,
     /// Whether a payload would decode, and if not, why not.
     pub check: fn(&Message) -> Result<(), Arc<str>>,
 }
+
+/// Binds a handler to the app's state for one subscription, or says all that is missing.
+pub type Bind = fn(&Env, Arc<About>) -> Result<Arc<dyn Handle>, Vec<Missing>>;
 
 impl HandlerDef {
     /// `module::name`.

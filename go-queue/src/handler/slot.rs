@@ -53,6 +53,10 @@ impl<H: Run> Handle for Erased<H> {
 }
 
 /// Dropping this future leaves the thread running: it cannot be stopped, only asked to (`Cancel`).
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a handler that says `blocking` is what these threads are for; the slot waits for it"
+)]
 async fn on_its_own_thread<H: Run>(frame: Arc<Frame<H>>) -> Outcome {
     let runtime = tokio::runtime::Handle::current();
     let run = move || runtime.block_on(frame.handler.run(&frame.cx));

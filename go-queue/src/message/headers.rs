@@ -208,7 +208,7 @@ mod tests {
         let mut raw = Vec::new();
         assert!(encode(&mut raw, "", b"x").is_err());
         assert!(encode(&mut raw, &"n".repeat(256), b"x").is_err());
-        assert!(encode(&mut raw, "n", &[0; 65_536]).is_err());
+        assert!(encode(&mut raw, "n", &vec![0; 65_536]).is_err());
         assert!(raw.is_empty());
     }
 }

@@ -221,7 +221,7 @@ impl fmt::Debug for Body {
             .field("key_len", &self.key_len)
             .field("head_len", &self.head_len)
             .field("payload_len", &self.payload().len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -60,7 +60,7 @@ impl Pump {
         let len = self.table[ticket].len();
         let outcomes = match outcome {
             Outcome::Each(each) if each.len() == len => each,
-            Outcome::Each(each) => vec![crate::private::wrong_length(each.len(), len); len],
+            Outcome::Each(each) => vec![crate::outcome::wrong_length(each.len(), len); len],
             one => vec![one; len],
         };
         let place = self.table[ticket].place;

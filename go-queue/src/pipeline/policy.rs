@@ -80,7 +80,7 @@ pub fn decide(plan: &Plan, outcome: &Outcome, attempt: u32, chance: f64) -> Deci
         Outcome::Each(each) => match each.as_slice() {
             [one] if !matches!(one, Outcome::Each(_)) => decide(plan, one, attempt, chance),
             _ => {
-                let wrong = crate::private::wrong_length(each.len(), 1);
+                let wrong = crate::outcome::wrong_length(each.len(), 1);
                 decide(plan, &wrong, attempt, chance)
             }
         },
