@@ -100,6 +100,10 @@ macro_rules! shared_counts {
     ($($name:ident),*) => {
         #[derive(Debug, Default)]
         struct SharedCounts { $($name: AtomicU64),* }
+        impl Counts {
+            /// Adds what another lane has counted.
+            pub fn add(&mut self, other: &Self) { $(self.$name += other.$name;)* }
+        }
         impl SharedCounts {
             fn store(&self, counts: &Counts) { $(self.$name.store(counts.$name, Ordering::Relaxed);)* }
             fn load(&self) -> Counts { Counts { $($name: self.$name.load(Ordering::Relaxed)),* } }
