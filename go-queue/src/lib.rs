@@ -31,5 +31,132 @@ pub mod time;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+/// Makes an `async fn` the handler of a tube: of tasks that run now, later, or at a time.
+///
+/// ```
+/// use go_queue::prelude::*;
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Reminder {
+///     user: u64,
+///     text: String,
+/// }
+///
+/// #[derive(Clone)]
+/// struct Mailer;
+///
+/// /// Sends one reminder.
+/// #[dq_handler(tube = "reminders", concurrency = 64, timeout = "30s", retry(max = 8, backoff = "1s..10m"))]
+/// async fn remind(task: Reminder, State(mailer): State<Mailer>, meta: Meta) -> Result<(), std::io::Error> {
+///     let _ = (task.user, task.text, mailer, meta.attempt);
+///     Ok(())
+/// }
+///
+/// // The function stays a function, and its name is the producer too.
+/// let reminder = Reminder { user: 7, text: "tea".into() };
+/// let enqueue = remind::delay(reminder, minutes(15)).id("tea-7");
+/// # drop(enqueue);
+/// ```
+///
+/// # The function
+/// The first parameter is the payload: a type with `Deserialize` (JSON), [`Text`], [`Raw`], or `_: ()`. It may borrow from the
+/// message (`Order<'_>`). `Vec<T>` makes a batch. Every other parameter is an extractor: [`State`], [`Meta`], [`Key`],
+/// [`Headers`], [`Cancel`], [`Producer`], or your own [`FromContext`]. It returns `()`, [`Outcome`], `Vec<Outcome>` (batches),
+/// or `Result` of these with an error that displays.
+///
+/// The name of the function is also the name of a hidden type with the constructors `now(payload)`, `delay(payload, duration)` and
+/// `at(payload, time)`, which return an [`Enqueue`]; [`handlers!`] takes it as well.
+///
+/// # Options
+/// They have the same names in YAML, which overrides them. Durations are texts such as `"30s"`.
+///
+/// | option | meaning |
+/// |---|---|
+/// | `tube = "x"`, `tube = CONST` | what it serves, by name or by a const [`Tube<T>`](producer::Tube); required |
+/// | `concurrency = n` | how many run at a time |
+/// | `waiting = n` | how many may wait in hand beyond those |
+/// | `lanes = n` | how many tasks serve the tube |
+/// | `timeout = ".."`, `timeout = none` | how long one run may take |
+/// | `retry(max = n, backoff = "1s..10m")`, `retry = none` | how often and after which waits a failed task runs again |
+/// | `undecodable = dead_letter`, `skip`, `retry` | what becomes of a payload that does not decode |
+/// | `batch = n`, `linger = ".."` | the largest batch, and how long one that is not full waits |
+/// | `max_late = ".."` | a task met later than this goes to the dead letters |
+/// | `lease = ".."` | how long a task stays ours without a renewal |
+/// | `priority = n` | priority of what the constructors send; lower goes first |
+/// | `rate = "200/s"` | at most so many starts in a time |
+/// | `enabled = false` | not run unless the configuration says so |
+/// | `blocking` | runs on a thread of its own; the function may be without `async` |
+/// | `middleware = M`, `middleware = [A, B]` | [`Middleware`](middleware::Middleware) around this handler, outermost first |
+/// | `producer = false` | no constructors; the payload need not be `Serialize` |
+/// | `handle = Name`, `handle = false` | another name for the hidden type, or none |
+/// | `crate = path` | where this library is found, if not at `::go_queue` |
+///
+/// [`Text`]: handler::payload::Text
+/// [`Raw`]: handler::payload::Raw
+/// [`State`]: handler::extract::State
+/// [`Meta`]: handler::extract::Meta
+/// [`Key`]: handler::extract::Key
+/// [`Headers`]: handler::extract::Headers
+/// [`Cancel`]: handler::extract::Cancel
+/// [`Producer`]: producer::Producer
+/// [`Enqueue`]: producer::Enqueue
+/// [`FromContext`]: handler::FromContext
+/// [`Outcome`]: outcome::Outcome
+pub use go_queue_macros::dq_handler;
+
+/// Makes an `async fn` the handler of topics: of the records of a log, read by a consumer group.
+///
+/// ```
+/// use go_queue::prelude::*;
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Click {
+///     page: String,
+/// }
+///
+/// #[kq_handler(topic = "clicks", group = "stats", batch = 500, linger = "50ms")]
+/// async fn clicks(batch: Vec<Click>) -> Result<(), std::io::Error> {
+///     let _ = batch.len();
+///     Ok(())
+/// }
+///
+/// let push = clicks::push(Click { page: "/".into() }).key("visitor-7");
+/// # drop(push);
+/// ```
+///
+/// The function is as with [`dq_handler`]; [`Partition`], [`Offset`] and [`Timestamp`] are extractors here too. The hidden type
+/// has the constructor `push(payload)`, which returns a [`Push`](producer::Push), unless there are several topics.
+///
+/// # Options
+/// Those of [`dq_handler`] apart from `tube`, `max_late` and `priority`, and:
+///
+/// | option | meaning |
+/// |---|---|
+/// | `topic = "x"`, `topic = CONST`, `topic = ["a", B]` | what it reads, by name or by a const [`Topic<T>`](producer::Topic); required |
+/// | `group = "x"` | the consumer group; the configured one if it is not said |
+/// | `order = none`, `key`, `partition` | what is kept in order |
+/// | `on_retry = block`, `dead_letter` | whether a failed record holds its key, or is set aside at once |
+/// | `offset = first`, `last` | where a new group begins |
+/// | `when(header = "type", is = "order.created")` | takes only these records: several handlers share one topic and group |
+/// | `unmatched = dead_letter`, `skip` | what becomes of a record that no `when` matches |
+///
+/// [`Partition`]: handler::extract::Partition
+/// [`Offset`]: handler::extract::Offset
+/// [`Timestamp`]: handler::extract::Timestamp
+pub use go_queue_macros::kq_handler;
+
+/// What programs with handlers need: `use go_queue::prelude::*;`.
+pub mod prelude {
+    pub use crate::handler::extract::{
+        Cancel, Headers, Key, Meta, Offset, Partition, State, Timestamp,
+    };
+    pub use crate::handler::payload::{Json, Raw, Text};
+    pub use crate::outcome::Outcome;
+    pub use crate::producer::{Producer, Topic, Tube};
+    pub use crate::time::{days, hours, millis, minutes, seconds};
+    pub use crate::{dq_handler, handlers, kq_handler};
+    pub use serde::{Deserialize, Serialize};
+}
+
 #[doc(hidden)]
 pub mod private;

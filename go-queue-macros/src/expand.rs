@@ -1,0 +1,428 @@
+//! What is generated beside the function. It arranges; what it calls is the library's, with tests of its own.
+//!
+//! Spans: everything has the attribute's, which keeps the user's lints quiet, except for what rustc may complain about on
+//! behalf of the user: all uses of one parameter's type have that type's span (equal errors at one span are shown once),
+//! the return value has the return type's, and the future has the function's name.
+//!
+//! Hygiene: paths are absolute, local variables have the macro's own hygiene, and the few items have names that nobody has.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Type, Visibility};
+
+use crate::Side;
+use crate::function::{Function, Parameters, plain, return_span};
+use crate::options::{Handle, Options, Place};
+
+/// The function as it is, and beside it its handle, its registration and its producer.
+pub(crate) fn expand(
+    side: Side,
+    function: &Function,
+    parameters: Option<&Parameters>,
+    options: &Options,
+) -> TokenStream {
+    let one = Expansion {
+        side,
+        function,
+        options,
+        handle: handle(function, options),
+        vis: quiet(&function.vis),
+    };
+    let mut tokens = function.to_token_stream();
+    tokens.extend(one.handle_type());
+    if let Some(parameters) = parameters {
+        tokens.extend(one.producer(parameters));
+        tokens.extend(one.registration(parameters));
+    }
+    tokens
+}
+
+struct Expansion<'a> {
+    side: Side,
+    function: &'a Function,
+    options: &'a Options,
+    handle: Ident,
+    vis: TokenStream,
+}
+
+/// The type that stands for the handler. Its span is the attribute's, at the place of the name, so that no lint of the user
+/// asks for documentation or another case.
+fn handle(function: &Function, options: &Options) -> Ident {
+    let name = &function.sig.ident;
+    let mut handle = match &options.handle {
+        Handle::SameName => name.clone(),
+        Handle::Named(given) => given.clone(),
+        Handle::Hidden => format_ident!("__go_queue_handle_{}", name),
+    };
+    handle.set_span(Span::call_site().located_at(handle.span()));
+    handle
+}
+
+/// The visibility, with the attribute's span.
+fn quiet(vis: &Visibility) -> TokenStream {
+    vis.to_token_stream()
+        .into_iter()
+        .map(|mut token| {
+            token.set_span(Span::call_site().located_at(token.span()));
+            token
+        })
+        .collect()
+}
+
+fn local(name: &str) -> Ident {
+    Ident::new(name, Span::mixed_site())
+}
+
+impl Expansion<'_> {
+    fn handle_type(&self) -> TokenStream {
+        let (handle, vis, cfgs) = (&self.handle, &self.vis, self.function.cfgs());
+        quote! {
+            #(#cfgs)*
+            #[doc(hidden)]
+            #vis struct #handle {}
+        }
+    }
+
+    /// The name of a place as an expression of type `&'static str`.
+    fn name_of(&self, place: &Place, item: &Type) -> TokenStream {
+        let krate = &self.options.krate;
+        match place {
+            Place::Literal(name) => quote!(#name),
+            Place::Const(path) => {
+                let typed = match self.side {
+                    Side::Dq => quote!(Tube),
+                    Side::Kq => quote!(Topic),
+                };
+                let place = local("place");
+                // With the const's own span, a payload of another type is reported there.
+                quote_spanned! {path.span()=> {
+                    let #place: #krate::producer::#typed<#item> = #path;
+                    #place.name()
+                }}
+            }
+        }
+    }
+
+    fn producer(&self, parameters: &Parameters) -> TokenStream {
+        // With several topics nobody knows which one is meant.
+        let [place] = &self.options.places[..] else {
+            return TokenStream::new();
+        };
+        if !self.options.producer || matches!(self.options.handle, Handle::Hidden) {
+            return TokenStream::new();
+        }
+        let (krate, handle, vis) = (&self.options.krate, &self.handle, &self.vis);
+        let item = &parameters.payload.item;
+        let name = self.name_of(place, item);
+        let payload = local("payload");
+        let cfgs = self.function.cfgs();
+        let (builder, shown) = match self.side {
+            Side::Dq => (quote!(Enqueue), "tube"),
+            Side::Kq => (quote!(Push), "topic"),
+        };
+        let new = quote_spanned! {item.span()=>
+            #krate::producer::#builder::new::<#item>(#name, &#payload)
+        };
+        let (to, by) = (shown_place(place), plain(&self.function.sig.ident));
+        let constructors = match self.side {
+            Side::Dq => {
+                let priority = self.options.priority.map(|n| quote!(.priority(#n)));
+                let (delay, at) = (local("delay"), local("at"));
+                let now = format!(
+                    "A task for {shown} {to}, to run as soon as possible; `{by}` handles it."
+                );
+                let later =
+                    format!("A task for {shown} {to}, to run after this time; `{by}` handles it.");
+                let on_time = format!(
+                    "A task for {shown} {to}, to run at this time; in the past means now. `{by}` handles it."
+                );
+                quote! {
+                    #[doc = #now]
+                    #vis fn now(#payload: #item) -> #krate::producer::Enqueue {
+                        #new #priority
+                    }
+
+                    #[doc = #later]
+                    #vis fn delay(
+                        #payload: #item,
+                        #delay: ::core::time::Duration,
+                    ) -> #krate::producer::Enqueue {
+                        Self::now(#payload).after(#delay)
+                    }
+
+                    #[doc = #on_time]
+                    #vis fn at(
+                        #payload: #item,
+                        #at: ::std::time::SystemTime,
+                    ) -> #krate::producer::Enqueue {
+                        Self::now(#payload).not_before(#at)
+                    }
+                }
+            }
+            Side::Kq => {
+                let push = format!("A record for the end of {shown} {to}; `{by}` handles it.");
+                quote! {
+                    #[doc = #push]
+                    #vis fn push(#payload: #item) -> #krate::producer::Push {
+                        #new
+                    }
+                }
+            }
+        };
+        quote! {
+            #(#cfgs)*
+            impl #handle {
+                #constructors
+            }
+        }
+    }
+
+    fn registration(&self, parameters: &Parameters) -> TokenStream {
+        let (krate, handle) = (&self.options.krate, &self.handle);
+        let cfgs = self.function.cfgs();
+        let cfgs_again = self.function.cfgs();
+        let bound = self.bound(parameters);
+        let definition = self.definition(parameters);
+        quote! {
+            #(#cfgs)*
+            impl #krate::handler::Registered for #handle {
+                const DEF: &'static #krate::handler::HandlerDef = {
+                    #bound
+                    #definition
+                };
+            }
+
+            #(#cfgs_again)*
+            const _: () = {
+                #krate::private::inventory::submit! {
+                    #krate::private::Registration(<#handle as #krate::handler::Registered>::DEF)
+                }
+            };
+        }
+    }
+
+    /// The extractors' plans, how they are made, and how the function runs with them.
+    fn bound(&self, parameters: &Parameters) -> TokenStream {
+        let krate = &self.options.krate;
+        let kind = match self.side {
+            Side::Dq => quote!(#krate::handler::Dq),
+            Side::Kq => quote!(#krate::handler::Kq),
+        };
+        let types = &parameters.extractors;
+        let plans: Vec<_> = (0..types.len())
+            .map(|n| local(&format!("plan_{n}")))
+            .collect();
+        let arguments: Vec<_> = (0..types.len())
+            .map(|n| local(&format!("argument_{n}")))
+            .collect();
+        let (env, about, missing) = (local("env"), local("about"), local("missing"));
+        let (cx, payload) = (local("cx"), local("payload"));
+        let blocking = self.options.blocking;
+
+        let fields = types.iter().zip(&plans).map(|(ty, plan)| {
+            quote_spanned!(ty.span()=> #plan: <#ty as #krate::handler::FromContext<#kind>>::Plan)
+        });
+        let made = types.iter().map(|ty| {
+            quote_spanned!(ty.span()=> #krate::private::plan::<#ty, #kind>(#env, &mut #missing))
+        });
+        let extracted = types.iter().zip(&plans).zip(&arguments).map(|((ty, plan), argument)| {
+            let rejection = local("rejection");
+            quote_spanned! {ty.span()=>
+                let #argument = match <#ty as #krate::handler::FromContext<#kind>>::extract(#plan, #cx).await {
+                    ::core::result::Result::Ok(#argument) => #argument,
+                    ::core::result::Result::Err(#rejection) => return #krate::private::rejected(#rejection),
+                };
+            }
+        });
+        let run = self.run(parameters, &arguments);
+        let item = &parameters.payload.item;
+        // The type is checked once more here than it is used, so that its span decides where errors are shown.
+        let decoded = if parameters.payload.batch {
+            let undecoded = local("undecoded");
+            quote_spanned! {item.span()=>
+                let (#payload, #undecoded) = #krate::private::decode_batch::<#item>(#cx);
+                if #undecoded.is_all() {
+                    return #undecoded.join(#krate::outcome::Outcome::Done);
+                }
+            }
+        } else {
+            let outcome = local("outcome");
+            quote_spanned! {item.span()=>
+                let #payload = match #krate::private::decode::<#item>(#cx) {
+                    ::core::result::Result::Ok(#payload) => #payload,
+                    ::core::result::Result::Err(#outcome) => return #outcome,
+                };
+            }
+        };
+        let erased =
+            quote!(#krate::private::erase(__GoQueueBound { #(#plans,)* }, #about, #blocking));
+        let bind = if plans.is_empty() {
+            quote!(::core::result::Result::Ok(#erased))
+        } else {
+            quote! {
+                let mut #missing = ::std::vec::Vec::new();
+                match (#(#made,)*) {
+                    (#(::core::option::Option::Some(#plans),)*) => ::core::result::Result::Ok(#erased),
+                    _ => ::core::result::Result::Err(#missing),
+                }
+            }
+        };
+        let name = self.function.sig.ident.span();
+        let future = quote_spanned! {name=>
+            async move {
+                #decoded
+                #(#extracted)*
+                #run
+            }
+        };
+        quote! {
+            struct __GoQueueBound {
+                #(#fields,)*
+            }
+
+            impl #krate::handler::Run for __GoQueueBound {
+                fn run<'a>(
+                    &'a self,
+                    #cx: &'a #krate::handler::Context,
+                ) -> impl ::core::future::Future<Output = #krate::outcome::Outcome> + ::core::marker::Send + 'a {
+                    let Self { #(#plans,)* } = self;
+                    #future
+                }
+            }
+
+            fn __go_queue_bind(
+                #env: &#krate::handler::Env,
+                #about: ::std::sync::Arc<#krate::handler::About>,
+            ) -> ::core::result::Result<
+                ::std::sync::Arc<dyn #krate::handler::Handle>,
+                ::std::vec::Vec<#krate::handler::Missing>,
+            > {
+                #bind
+            }
+        }
+    }
+
+    /// The call, and what its result means.
+    fn run(&self, parameters: &Parameters, arguments: &[Ident]) -> TokenStream {
+        let krate = &self.options.krate;
+        let sig = &self.function.sig;
+        let function = &sig.ident;
+        let (payload, called, returned) = (local("payload"), local("called"), local("returned"));
+        let wait = sig.asyncness.map(|_| quote!(.await));
+        let returned_at = return_span(sig);
+        // A function that is also used as a value may be `async` without an `await`, says clippy; and rightly.
+        let call = quote_spanned! {function.span()=>
+            let #called = #function;
+            let #returned = #called(#payload, #(#arguments),*)#wait;
+        };
+        let meant = quote_spanned!(returned_at=> (&&&&#krate::private::kinds::Probe::of(&#returned)).kind().finish(#returned));
+        let joined = if parameters.payload.batch {
+            let undecoded = local("undecoded");
+            quote!(#undecoded.join(#meant))
+        } else {
+            meant
+        };
+        quote! {
+            #call
+            {
+                use #krate::private::kinds::{
+                    KindClassified as _, KindNative as _, KindNope as _, KindShown as _,
+                };
+                #joined
+            }
+        }
+    }
+
+    fn definition(&self, parameters: &Parameters) -> TokenStream {
+        let options = self.options;
+        let krate = &options.krate;
+        let payload = &parameters.payload;
+        let item = &payload.item;
+        let written = plain(&payload.written);
+        let name = syn::ext::IdentExt::unraw(&self.function.sig.ident).to_string();
+        let (batch, blocking, setters) = (payload.batch, options.blocking, &options.setters);
+        let names: Vec<_> = options
+            .places
+            .iter()
+            .map(|place| self.name_of(place, item))
+            .collect();
+        let source = match self.side {
+            // Without a name there was an error; the stand-in lets the rest be checked.
+            Side::Dq => {
+                let name = names.first().cloned().unwrap_or_else(|| quote!("unknown"));
+                quote!(Tube(#name))
+            }
+            Side::Kq => {
+                let group = some(krate_option(options.group.as_ref()));
+                quote!(Topics { topics: __GO_QUEUE_TOPICS, group: #group })
+            }
+        };
+        let topics = (self.side == Side::Kq)
+            .then(|| quote!(const __GO_QUEUE_TOPICS: &[&::core::primitive::str] = &[#(#names),*];));
+        let when = some(
+            options
+                .when
+                .as_ref()
+                .map(|(header, is)| quote!(#krate::handler::When { header: #header, is: #is })),
+        );
+        let middleware = options.middleware.iter().map(|layer| {
+            quote_spanned! {layer.span()=>
+                || ::std::sync::Arc::new(#layer) as ::std::sync::Arc<dyn #krate::middleware::Middleware>
+            }
+        });
+        let message = local("message");
+        let check = quote_spanned!(item.span()=> #krate::private::check::<#item>(#message));
+        let content =
+            quote_spanned!(item.span()=> <#item as #krate::handler::payload::Payload<'_>>::CONTENT);
+        quote! {
+            #topics
+            const __GO_QUEUE_MIDDLEWARE: &[fn() -> ::std::sync::Arc<dyn #krate::middleware::Middleware>] =
+                &[#(#middleware),*];
+
+            fn __go_queue_check(
+                #message: &#krate::message::Message,
+            ) -> ::core::result::Result<(), ::std::sync::Arc<::core::primitive::str>> {
+                #check
+            }
+
+            &#krate::handler::HandlerDef {
+                name: #name,
+                module: ::core::module_path!(),
+                package: ::core::env!("CARGO_PKG_NAME"),
+                location: #krate::handler::Location {
+                    file: ::core::file!(),
+                    line: ::core::line!(),
+                },
+                source: #krate::handler::Source::#source,
+                when: #when,
+                batch: #batch,
+                blocking: #blocking,
+                options: #krate::handler::Options::NONE #setters,
+                payload: #written,
+                content: #content,
+                middleware: __GO_QUEUE_MIDDLEWARE,
+                bind: __go_queue_bind,
+                check: __go_queue_check,
+            }
+        }
+    }
+}
+
+fn krate_option(value: Option<&syn::LitStr>) -> Option<TokenStream> {
+    value.map(ToTokens::to_token_stream)
+}
+
+fn some(value: Option<TokenStream>) -> TokenStream {
+    value.map_or_else(
+        || quote!(::core::option::Option::None),
+        |value| quote!(::core::option::Option::Some(#value)),
+    )
+}
+
+fn shown_place(place: &Place) -> String {
+    match place {
+        Place::Literal(name) => format!("`{}`", name.value()),
+        Place::Const(path) => format!("`{}`", plain(path)),
+    }
+}

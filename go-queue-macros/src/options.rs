@@ -1,0 +1,690 @@
+//! The options of the attributes: what may be written, with the same names as in YAML.
+
+use std::time::Duration;
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote};
+use syn::{Expr, Ident, LitStr, Path, Type};
+
+use crate::Side;
+use crate::entries::{self, Entry, Value};
+use crate::problems::{Problems, nearest};
+use crate::values;
+
+/// What an attribute says, checked. Where something was wrong there is a stand-in, so that the rest can be generated and
+/// checked too.
+pub(crate) struct Options {
+    /// The path of the library.
+    pub(crate) krate: TokenStream,
+    /// One tube, or topics.
+    pub(crate) places: Vec<Place>,
+    pub(crate) group: Option<LitStr>,
+    pub(crate) when: Option<(LitStr, LitStr)>,
+    /// `.with_concurrency(64)` and so on, for the const `Options` of the definition.
+    pub(crate) setters: TokenStream,
+    pub(crate) priority: Option<u32>,
+    pub(crate) blocking: bool,
+    pub(crate) middleware: Vec<Expr>,
+    pub(crate) producer: bool,
+    pub(crate) handle: Handle,
+    /// The options that only a batch has.
+    pub(crate) of_batch: Vec<Ident>,
+}
+
+/// A tube or topic.
+pub(crate) enum Place {
+    Literal(LitStr),
+    /// A `Tube<T>` or `Topic<T>`.
+    Const(Path),
+}
+
+/// The type that stands for the handler.
+pub(crate) enum Handle {
+    /// Has the name of the function.
+    SameName,
+    Named(Ident),
+    Hidden,
+}
+
+const BOTH: [&str; 16] = [
+    "concurrency",
+    "waiting",
+    "lanes",
+    "timeout",
+    "retry",
+    "undecodable",
+    "batch",
+    "linger",
+    "lease",
+    "rate",
+    "enabled",
+    "blocking",
+    "middleware",
+    "producer",
+    "handle",
+    "crate",
+];
+const TUBES: [&str; 3] = ["tube", "max_late", "priority"];
+const TOPICS: [&str; 7] = [
+    "topic",
+    "group",
+    "order",
+    "on_retry",
+    "unmatched",
+    "offset",
+    "when",
+];
+
+impl Options {
+    /// Reads the tokens between the parentheses. `function` is the name of the marked function.
+    pub(crate) fn read(
+        side: Side,
+        function: &str,
+        tokens: TokenStream,
+        problems: &mut Problems,
+    ) -> Self {
+        let entries = entries::read(tokens, &[side.source()], problems);
+        let mut reader = Reader {
+            side,
+            function,
+            problems,
+            names_source: entries.names_source,
+            options: Self {
+                krate: quote!(::go_queue),
+                places: Vec::new(),
+                group: None,
+                when: None,
+                setters: TokenStream::new(),
+                priority: None,
+                blocking: false,
+                middleware: Vec::new(),
+                producer: true,
+                handle: Handle::SameName,
+                of_batch: Vec::new(),
+            },
+        };
+        // The path comes first: the others are written with it.
+        let (path, others): (Vec<_>, Vec<_>) = entries
+            .all
+            .into_iter()
+            .partition(|entry| entry.key == "crate");
+        for entry in path.iter().chain(&others) {
+            reader.option(entry);
+        }
+        reader.finish()
+    }
+}
+
+struct Reader<'a> {
+    side: Side,
+    function: &'a str,
+    problems: &'a mut Problems,
+    /// Whether somebody tried to say which tube or topic.
+    names_source: bool,
+    options: Options,
+}
+
+impl Reader<'_> {
+    fn option(&mut self, entry: &Entry) {
+        let key = entry.key.to_string();
+        if matches!(&*key, "tube" | "topic") {
+            self.names_source = true;
+        }
+        let (own, other) = match self.side {
+            Side::Dq => (&TUBES[..], &TOPICS[..]),
+            Side::Kq => (&TOPICS[..], &TUBES[..]),
+        };
+        if other.contains(&&*key) {
+            let why = foreign(self.side, &key);
+            self.problems.at(&entry.key, why);
+        } else if BOTH.contains(&&*key) || own.contains(&&*key) {
+            self.known(&key, entry);
+        } else {
+            self.unknown(&key, entry, own);
+        }
+    }
+
+    fn known(&mut self, key: &str, entry: &Entry) {
+        let krate = self.options.krate.clone();
+        match key {
+            "tube" => self.tube(entry),
+            "topic" => self.topics(entry),
+            "group" => {
+                self.options.group = self.text(entry, "billing").filter(|text| self.name(text));
+            }
+            "concurrency" | "waiting" | "lanes" | "batch" | "priority" => self.number(key, entry),
+            "timeout" => self.timeout(entry),
+            "retry" => self.retry(entry),
+            "rate" => self.rate(entry),
+            "linger" | "max_late" | "lease" => {
+                if let Some(time) = self.duration(entry, "10s") {
+                    self.set(key, &duration_tokens(time));
+                }
+                if key == "linger" {
+                    self.options.of_batch.push(entry.key.clone());
+                }
+            }
+            "order" => {
+                let words = [("none", "None"), ("key", "Key"), ("partition", "Partition")];
+                self.choice(key, entry, &quote!(#krate::engine::Order), &words);
+            }
+            "offset" => {
+                let words = [("first", "First"), ("last", "Last")];
+                self.choice(key, entry, &quote!(#krate::engine::Start), &words);
+            }
+            "on_retry" => {
+                let words = [("block", "Block"), ("dead_letter", "DeadLetter")];
+                self.choice(
+                    key,
+                    entry,
+                    &quote!(#krate::handler::options::OnRetry),
+                    &words,
+                );
+            }
+            "undecodable" => {
+                let words = [
+                    ("dead_letter", "DeadLetter"),
+                    ("skip", "Skip"),
+                    ("retry", "Retry"),
+                ];
+                self.choice(
+                    key,
+                    entry,
+                    &quote!(#krate::handler::options::Undecodable),
+                    &words,
+                );
+            }
+            "unmatched" => {
+                let words = [("dead_letter", "DeadLetter"), ("skip", "Skip")];
+                self.choice(
+                    key,
+                    entry,
+                    &quote!(#krate::handler::options::Unmatched),
+                    &words,
+                );
+            }
+            "enabled" => {
+                if let Some(enabled) = self.boolean(entry) {
+                    self.set(key, &quote!(#enabled));
+                }
+            }
+            "blocking" => {
+                self.options.blocking =
+                    matches!(entry.value, Value::Flag) || self.boolean(entry).unwrap_or(true);
+            }
+            "producer" => self.options.producer = self.boolean(entry).unwrap_or(true),
+            "when" => self.when(entry),
+            "middleware" => self.middleware(entry),
+            "handle" => self.handle(entry),
+            _ => self.krate(entry),
+        }
+    }
+
+    fn unknown(&mut self, key: &str, entry: &Entry, own: &[&'static str]) {
+        let known = || own.iter().chain(&BOTH).copied();
+        let message = if let Some(hint) = advice(key, self.side, self.function) {
+            hint
+        } else if let Some(meant) = nearest(key, known()) {
+            self.names_source |= meant == self.side.source();
+            format!("unknown option `{key}`: did you mean `{meant}`?")
+        } else {
+            let all: Vec<_> = known().collect();
+            format!("unknown option `{key}`; there are {}", all.join(", "))
+        };
+        self.names_source |= key == "queue";
+        self.problems.at(&entry.key, message);
+    }
+
+    fn tube(&mut self, entry: &Entry) {
+        if let Some(place) = self
+            .is(entry, "emails")
+            .and_then(|value| self.place(value, "Tube"))
+        {
+            self.options.places.push(place);
+        }
+    }
+
+    fn topics(&mut self, entry: &Entry) {
+        let Some(value) = self.is(entry, "orders") else {
+            return;
+        };
+        let Ok(list) = syn::parse2::<syn::ExprArray>(value.clone()) else {
+            let place = self.place(value, "Topic");
+            return self.options.places.extend(place);
+        };
+        if list.elems.is_empty() {
+            self.problems
+                .at(&list, "a handler reads at least one topic");
+        }
+        let mut seen = Vec::new();
+        for topic in list.elems {
+            let tokens = topic.to_token_stream();
+            let text = tokens.to_string();
+            if seen.contains(&text) {
+                self.problems.at(&topic, "this topic is there already");
+            } else {
+                let place = self.place(tokens, "Topic");
+                self.options.places.extend(place);
+            }
+            seen.push(text);
+        }
+    }
+
+    fn place(&mut self, value: TokenStream, constant: &str) -> Option<Place> {
+        if let Ok(text) = syn::parse2::<LitStr>(value.clone()) {
+            return self.name(&text).then_some(Place::Literal(text));
+        }
+        if let Ok(path) = syn::parse2::<Path>(value.clone()) {
+            return Some(Place::Const(path));
+        }
+        self.problems.at(
+            value,
+            format_args!(
+                "write a name in quotes, or the path of a `const` of type `{constant}<T>`"
+            ),
+        );
+        None
+    }
+
+    fn name(&mut self, text: &LitStr) -> bool {
+        let checked = values::name(&text.value());
+        if let Err(why) = &checked {
+            self.problems.at(text, why);
+        }
+        checked.is_ok()
+    }
+
+    fn number(&mut self, key: &str, entry: &Entry) {
+        let Some(value) = self.is(entry, "") else {
+            return;
+        };
+        let number = syn::parse2::<syn::LitInt>(value.clone())
+            .ok()
+            .filter(|int| matches!(int.suffix(), "" | "u32"))
+            .and_then(|int| int.base10_parse::<u32>().ok());
+        let least = u32::from(!matches!(key, "waiting" | "priority"));
+        match number {
+            Some(number) if number >= least => {
+                self.set(key, &quote!(#number));
+                if key == "priority" {
+                    self.options.priority = Some(number);
+                }
+            }
+            _ => {
+                let most = u32::MAX;
+                let message = format_args!("`{key}` is a whole number from {least} to {most}");
+                self.problems.at(value, message);
+            }
+        }
+        if key == "batch" {
+            self.options.of_batch.push(entry.key.clone());
+        }
+    }
+
+    fn timeout(&mut self, entry: &Entry) {
+        let krate = self.options.krate.clone();
+        let timeout = quote!(#krate::handler::options::Timeout);
+        if entry.is_word("none") {
+            self.set("timeout", &quote!(#timeout::None));
+        } else if let Some(time) = self.duration(entry, "30s") {
+            if time.is_zero() {
+                let text =
+                    "a handler needs some time; `timeout = none` lets it run as long as it likes";
+                self.problems.at(entry.value_tokens(), text);
+            }
+            let time = duration_tokens(time);
+            self.set("timeout", &quote!(#timeout::After(#time)));
+        }
+    }
+
+    fn retry(&mut self, entry: &Entry) {
+        const HOW: &str = "write `retry(max = 8, backoff = \"1s..10m\")` or `retry = none`";
+        if entry.is_word("none") {
+            return self.set("retry_max", &quote!(0));
+        }
+        let Value::Of(inside) = &entry.value else {
+            return self.problems.at(entry.value_tokens(), HOW);
+        };
+        if inside.is_empty() {
+            return self.problems.at(&entry.key, HOW);
+        }
+        let entries = entries::read(inside.clone(), &["max", "backoff"], self.problems);
+        for entry in entries.all {
+            match &*entry.key.to_string() {
+                "max" => {
+                    let Some(value) = self.is(&entry, "") else {
+                        continue;
+                    };
+                    match syn::parse2::<syn::LitInt>(value.clone())
+                        .and_then(|int| int.base10_parse::<u32>())
+                    {
+                        Ok(max) => self.set("retry_max", &quote!(#max)),
+                        Err(_) => self.problems.at(
+                            value,
+                            "`max` is how often it runs again, a whole number such as 8",
+                        ),
+                    }
+                }
+                "backoff" => {
+                    let Some(text) = self.text(&entry, "1s..10m") else {
+                        continue;
+                    };
+                    match values::backoff(&text.value()) {
+                        Ok((first, max)) => {
+                            let krate = self.options.krate.clone();
+                            let (first, max) = (duration_tokens(first), duration_tokens(max));
+                            let backoff = quote!(#krate::handler::options::Backoff { first: #first, max: #max });
+                            self.set("backoff", &backoff);
+                        }
+                        Err(why) => self.problems.at(text, why),
+                    }
+                }
+                other => {
+                    let hint = nearest(other, ["max", "backoff"]).map_or_else(
+                        || format!("; {HOW}"),
+                        |meant| format!(": did you mean `{meant}`?"),
+                    );
+                    self.problems.at(
+                        &entry.key,
+                        format_args!("unknown option `{other}` of `retry`{hint}"),
+                    );
+                }
+            }
+        }
+    }
+
+    fn rate(&mut self, entry: &Entry) {
+        let Some(text) = self.text(entry, "200/s") else {
+            return;
+        };
+        match values::rate(&text.value()) {
+            Ok((count, per)) => {
+                let krate = self.options.krate.clone();
+                let per = duration_tokens(per);
+                self.set(
+                    "rate",
+                    &quote!(#krate::handler::options::Rate { count: #count, per: #per }),
+                );
+            }
+            Err(why) => self.problems.at(text, why),
+        }
+    }
+
+    fn when(&mut self, entry: &Entry) {
+        const HOW: &str = "write `when(header = \"type\", is = \"order.created\")`";
+        let Value::Of(inside) = &entry.value else {
+            return self.problems.at(entry.value_tokens(), HOW);
+        };
+        let (mut header, mut is, mut whole) = (None, None, true);
+        for entry in entries::read(inside.clone(), &["header", "is"], self.problems).all {
+            let slot = match &*entry.key.to_string() {
+                "header" => &mut header,
+                "is" => &mut is,
+                other => {
+                    let hint = nearest(other, ["header", "is"]).map_or_else(
+                        || format!("; {HOW}"),
+                        |meant| format!(": did you mean `{meant}`?"),
+                    );
+                    self.problems.at(
+                        &entry.key,
+                        format_args!("unknown option `{other}` of `when`{hint}"),
+                    );
+                    whole = false;
+                    continue;
+                }
+            };
+            *slot = self.text(&entry, "..");
+            whole &= slot.is_some();
+        }
+        if let Some(name) = &header
+            && (name.value().is_empty() || name.value().len() > 255)
+        {
+            self.problems
+                .at(name, "the name of a header has 1 to 255 bytes");
+        }
+        match (header, is) {
+            (Some(header), Some(is)) => self.options.when = Some((header, is)),
+            _ if whole => self.problems.at(&entry.key, HOW),
+            _ => {}
+        }
+    }
+
+    fn middleware(&mut self, entry: &Entry) {
+        let Some(value) = self.is(entry, "") else {
+            return;
+        };
+        match syn::parse2::<Expr>(value.clone()) {
+            Ok(Expr::Array(list)) => self.options.middleware.extend(list.elems),
+            Ok(one @ (Expr::Path(_) | Expr::Call(_) | Expr::MethodCall(_))) => self.options.middleware.push(one),
+            _ => self.problems.at(
+                value,
+                "write the path of a middleware, `middleware = Audit`, or several, outermost first: `middleware = [Audit, Trace]`",
+            ),
+        }
+    }
+
+    fn handle(&mut self, entry: &Entry) {
+        let Some(value) = self.is(entry, "") else {
+            return;
+        };
+        self.options.handle = if let Ok(name) = syn::parse2::<Ident>(value.clone()) {
+            Handle::Named(name)
+        } else if let Ok(syn::LitBool { value: false, .. }) = syn::parse2(value.clone()) {
+            Handle::Hidden
+        } else {
+            let text = "write a name for the type that stands for the handler, `handle = SendEmail`, or `handle = false` for none";
+            self.problems.at(value, text);
+            Handle::SameName
+        };
+    }
+
+    fn krate(&mut self, entry: &Entry) {
+        let Some(value) = self.is(entry, "") else {
+            return;
+        };
+        match syn::parse2::<Path>(value.clone()) {
+            Ok(path) => self.options.krate = path.into_token_stream(),
+            Err(_) => self.problems.at(
+                value,
+                "write the path of the library, for example `crate = my_queue::go_queue`",
+            ),
+        }
+    }
+
+    /// One of these words, as a variant of this type.
+    fn choice(
+        &mut self,
+        key: &str,
+        entry: &Entry,
+        ty: &TokenStream,
+        words: &[(&'static str, &str)],
+    ) {
+        let all = || words.iter().map(|(word, _)| *word);
+        if let Some((_, variant)) = words.iter().find(|(word, _)| entry.is_word(word)) {
+            let variant = Ident::new(variant, Span::call_site());
+            return self.set(key, &quote!(#ty::#variant));
+        }
+        let list: Vec<_> = all().map(|word| format!("`{word}`")).collect();
+        let given = entry.value_tokens().to_string();
+        let quoted = given.trim_matches('"');
+        let hint = if quoted != given && all().any(|word| word == quoted) {
+            format!("write `{key} = {quoted}`, without quotes")
+        } else {
+            let meant = nearest(quoted, all())
+                .map_or_else(String::new, |meant| format!(": did you mean `{meant}`?"));
+            format!("`{key}` is one of {}{meant}", list.join(", "))
+        };
+        self.problems.at(entry.value_tokens(), hint);
+    }
+
+    fn boolean(&mut self, entry: &Entry) -> Option<bool> {
+        let value = entry.value_tokens();
+        let literal = syn::parse2::<syn::LitBool>(value.clone());
+        if literal.is_err() {
+            self.problems.at(
+                value,
+                format_args!("`{0}` is `true` or `false`: write `{0} = false`", entry.key),
+            );
+        }
+        Some(literal.ok()?.value)
+    }
+
+    fn duration(&mut self, entry: &Entry, example: &str) -> Option<Duration> {
+        if let Value::Is(value) = &entry.value
+            && let Ok(number) = syn::parse2::<syn::LitInt>(value.clone())
+        {
+            let text = if number.suffix().is_empty() {
+                format!("the unit is missing: write `{} = \"{number}s\"`", entry.key)
+            } else {
+                format!(
+                    "a duration stands in quotes: write `{} = \"{number}\"`",
+                    entry.key
+                )
+            };
+            self.problems.at(number, text);
+            return None;
+        }
+        let text = self.text(entry, example)?;
+        match values::duration(&text.value()) {
+            Ok(time) => Some(time),
+            Err(why) => {
+                self.problems.at(text, why);
+                None
+            }
+        }
+    }
+
+    fn text(&mut self, entry: &Entry, example: &str) -> Option<LitStr> {
+        let value = self.is(entry, example)?;
+        let text = syn::parse2(value.clone());
+        if text.is_err() {
+            self.problems.at(
+                value,
+                format_args!(
+                    "`{0}` is a text in quotes: write `{0} = \"{example}\"`",
+                    entry.key
+                ),
+            );
+        }
+        text.ok()
+    }
+
+    /// The tokens after `=`.
+    fn is(&mut self, entry: &Entry, example: &str) -> Option<TokenStream> {
+        if let Value::Is(value) = &entry.value {
+            return Some(value.clone());
+        }
+        let example = match example {
+            "" => "..".to_owned(),
+            text => format!("\"{text}\""),
+        };
+        self.problems.at(
+            entry.value_tokens(),
+            format_args!("write `{} = {example}`", entry.key),
+        );
+        None
+    }
+
+    fn set(&mut self, option: &str, value: &TokenStream) {
+        let setter = Ident::new(&format!("with_{option}"), Span::call_site());
+        self.options.setters.extend(quote!(.#setter(#value)));
+    }
+
+    fn finish(self) -> Options {
+        if !self.names_source {
+            let (source, attribute) = (self.side.source(), self.side.attribute());
+            self.problems.at_span(
+                Span::call_site(),
+                format_args!("`{source}` is missing: write `#[{attribute}({source} = \"..\")]`"),
+            );
+        }
+        self.options
+    }
+}
+
+impl Options {
+    /// Options that only a batch has, on a handler of single messages.
+    pub(crate) fn refuse_batch_options(&self, payload: &Type, problems: &mut Problems) {
+        for key in &self.of_batch {
+            problems.at(
+                key,
+                format_args!(
+                    "`{key}` is for batches: take `Vec<{}>` as the first parameter, or remove it",
+                    crate::function::plain(payload)
+                ),
+            );
+        }
+    }
+}
+
+fn duration_tokens(time: Duration) -> TokenStream {
+    let (seconds, nanos) = (time.as_secs(), time.subsec_nanos());
+    quote!(::core::time::Duration::new(#seconds, #nanos))
+}
+
+/// An option of the other attribute.
+fn foreign(side: Side, key: &str) -> String {
+    match (side, key) {
+        (Side::Dq, "topic") => {
+            "`topic` belongs to `#[kq_handler]`; a `dq_handler` serves a `tube`".to_owned()
+        }
+        (Side::Dq, "order") => {
+            "tubes keep no order: use a topic, `#[kq_handler(topic = \"..\", order = key)]`"
+                .to_owned()
+        }
+        (Side::Dq, "group") => {
+            "`group` belongs to `#[kq_handler]`: all workers of a tube share its tasks".to_owned()
+        }
+        (Side::Kq, "tube") => {
+            "`tube` belongs to `#[dq_handler]`; a `kq_handler` reads a `topic`".to_owned()
+        }
+        (Side::Kq, "priority") => {
+            "`priority` belongs to `#[dq_handler]`: the records of a topic are read in order"
+                .to_owned()
+        }
+        (Side::Kq, "max_late") => {
+            "`max_late` belongs to `#[dq_handler]`: the records of a topic have no due time"
+                .to_owned()
+        }
+        (_, key) => {
+            let (mine, other) = (side.attribute(), side.other().attribute());
+            format!("`{key}` belongs to `#[{other}]`: a `{mine}` has no such option")
+        }
+    }
+}
+
+/// For names that people bring along from elsewhere.
+fn advice(key: &str, side: Side, function: &str) -> Option<String> {
+    let source = side.source();
+    Some(match key {
+        "queue" => format!("unknown option `queue`: did you mean `{source}`?"),
+        "retries" | "max_retries" | "retry_max" | "attempts" | "max_attempts" => {
+            format!("unknown option `{key}`: write `retry(max = 8)`")
+        }
+        "backoff" => {
+            "`backoff` is a part of `retry`: write `retry(backoff = \"1s..10m\")`".to_owned()
+        }
+        "workers" | "processors" | "consumers" | "conns" | "parallelism" | "threads" => {
+            format!("unknown option `{key}`: write `concurrency = 64`")
+        }
+        "ttr" => "unknown option `ttr`: did you mean `lease`?".to_owned(),
+        "delay" | "at" if side == Side::Dq => format!(
+            "`{key}` is said by whoever sends: `{function}::{key}(payload, {})`",
+            if key == "at" { "time" } else { "seconds(5)" }
+        ),
+        "delay" | "at" => format!(
+            "`{key}` belongs to tasks: records are read at once; use a `#[dq_handler]` and `::{key}(..)`"
+        ),
+        "key" | "id" | "header" | "headers" => {
+            let send = if side == Side::Dq { "now" } else { "push" };
+            let method = key.trim_end_matches('s');
+            format!("`{key}` is said by whoever sends: `{function}::{send}(payload).{method}(..)`")
+        }
+        "name" => "a handler has the name of its function; `handle = ..` names its type".to_owned(),
+        "brokers" | "beanstalks" | "redis" | "engine" | "wire" | "dedup" | "replicas"
+        | "partitions" => {
+            format!("`{key}` belongs into the configuration, not into the code")
+        }
+        _ => return None,
+    })
+}
