@@ -133,6 +133,19 @@ impl Parcel {
         }
     }
 
+    fn bytes(name: &'static str, payload: Vec<u8>, content: ContentType) -> Self {
+        Self {
+            name,
+            payload: Ok(payload),
+            content,
+            flags: Flags::NULL_KEY,
+            key: Vec::new(),
+            headers: Vec::new(),
+            header_error: None,
+            id: None,
+        }
+    }
+
     fn set_key(&mut self, key: &[u8]) {
         self.key = key.to_vec();
         self.flags = Flags(self.flags.0 & !Flags::NULL_KEY.0);
@@ -221,6 +234,11 @@ impl Enqueue {
         }
     }
 
+    /// A task whose payload is encoded already.
+    pub fn bytes(tube: &'static str, payload: Vec<u8>, content: ContentType) -> Self {
+        Self { parcel: Parcel::bytes(tube, payload, content), when: When::Now, priority: DEFAULT_PRIORITY }
+    }
+
     /// Not before so much time from the moment of sending.
     pub fn after(mut self, delay: Duration) -> Self {
         self.when = When::After(delay);
@@ -294,6 +312,11 @@ impl Push {
         Self {
             parcel: Parcel::new(topic, payload),
         }
+    }
+
+    /// A record whose payload is encoded already.
+    pub fn bytes(topic: &'static str, payload: Vec<u8>, content: ContentType) -> Self {
+        Self { parcel: Parcel::bytes(topic, payload, content) }
     }
 
     /// The key: records of one key keep their order and go to one partition.

@@ -1,0 +1,117 @@
+//! The table of handlers: for people, for programs, for the log.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use crate::config::EngineKind;
+use crate::handler::HandlerDef;
+
+use super::plan::{AppPlan, EngineKey, SubscriptionPlan, shape_of};
+
+/// For people: one block for each handler.
+pub(super) fn render(plan: &AppPlan) -> String {
+    let mut out = String::new();
+    for subscription in &plan.subscriptions {
+        for def in &subscription.handlers {
+            let _ = writeln!(
+                out,
+                "{}  {}  on {}\n    {}  {}",
+                def.name,
+                source(subscription),
+                engine(plan, subscription),
+                def.location,
+                def.path(),
+            );
+            let path = def.path();
+            let shape = shape_of(def, &path, subscription.claims.is_some());
+            for (name, value, origin) in subscription.settings.describe(&shape) {
+                let _ = writeln!(out, "    {name:<14} {value:<16} {origin}");
+            }
+        }
+    }
+    for def in &plan.disabled {
+        let _ = writeln!(out, "{}  switched off\n    {}  {}", def.name, def.location, def.path());
+    }
+    out.truncate(out.trim_end().len());
+    out
+}
+
+/// For programs: a list of objects.
+pub(super) fn json(plan: &AppPlan) -> String {
+    let mut all = Vec::new();
+    for subscription in &plan.subscriptions {
+        for def in &subscription.handlers {
+            let path = def.path();
+            let shape = shape_of(def, &path, subscription.claims.is_some());
+            let options: serde_json::Map<_, _> = subscription
+                .settings
+                .describe(&shape)
+                .into_iter()
+                .map(|(name, value, origin)| {
+                    (name.to_owned(), serde_json::json!({ "value": value, "origin": origin.to_string() }))
+                })
+                .collect();
+            let mut object = about(def);
+            object["enabled"] = true.into();
+            object["place"] = subscription.place.name().as_str().into();
+            object["group"] = subscription.group.as_ref().map(|group| group.as_str()).into();
+            object["engine"] = engine(plan, subscription).into();
+            object["options"] = options.into();
+            all.push(object);
+        }
+    }
+    for def in &plan.disabled {
+        let mut object = about(def);
+        object["enabled"] = false.into();
+        all.push(object);
+    }
+    serde_json::to_string_pretty(&all).unwrap_or_default()
+}
+
+fn about(def: &HandlerDef) -> serde_json::Value {
+    serde_json::json!({
+        "name": def.name,
+        "path": def.path(),
+        "kind": def.source.side().to_string(),
+        "payload": def.payload,
+        "location": def.location.to_string(),
+        "package": def.package,
+    })
+}
+
+/// For the log: one line for each subscription.
+pub(super) fn log(plan: &AppPlan) {
+    for subscription in &plan.subscriptions {
+        let settings = &subscription.settings;
+        tracing::info!(
+            handler = %subscription.about.handler,
+            source = %source(subscription),
+            engine = %engine(plan, subscription),
+            concurrency = settings.concurrency.value,
+            "serving"
+        );
+    }
+    for def in &plan.disabled {
+        tracing::info!(handler = def.name, "switched off by the configuration");
+    }
+}
+
+fn source(subscription: &SubscriptionPlan) -> String {
+    match &subscription.group {
+        Some(group) => format!("{}, group `{group}`", subscription.place),
+        None => subscription.place.to_string(),
+    }
+}
+
+fn engine(plan: &AppPlan, subscription: &SubscriptionPlan) -> String {
+    match subscription.engine {
+        EngineKey::Kind(EngineKind::Sqlite) => {
+            let path = plan.config.sqlite_path();
+            // The file need not be there yet.
+            let absolute: PathBuf = std::path::absolute(&path).unwrap_or(path);
+            format!("sqlite {}", absolute.display())
+        }
+        EngineKey::Kind(kind) => kind.to_string(),
+        EngineKey::Given(side) => format!("the app's own engine for {side}"),
+    }
+}

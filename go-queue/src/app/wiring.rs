@@ -1,0 +1,305 @@
+//! The only file that names concrete engines and dedup stores.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::config::{Config, DedupStore, EngineKind};
+use crate::dedup::Claims;
+use crate::dedup::memory::ClaimStore;
+use crate::engine::memory::{Memory, MemoryConfig};
+use crate::engine::{Engine, EngineError, Receive};
+use crate::handler::options::Timeout;
+use crate::name::{Name, Place, Side};
+use crate::pipeline::plan::Batch;
+use crate::pipeline::policy::RetryPolicy;
+use crate::pipeline::{Control, Plan, Pump};
+use crate::producer::{Producer, Route, Routes};
+use crate::time::Clock;
+
+use super::Planned;
+use super::plan::{AppPlan, ClaimsPlan, EngineKey, SubscriptionPlan};
+use super::report::{AppError, Problem};
+
+/// Whether this program can open such an engine.
+pub(super) fn is_compiled_in(kind: EngineKind) -> bool {
+    match kind {
+        EngineKind::Memory => true,
+        EngineKind::Sqlite => cfg!(feature = "sqlite"),
+        EngineKind::Beanstalkd | EngineKind::Kafka => false,
+    }
+}
+
+/// The engines of an app, each opened once, when it is first needed.
+pub(super) struct Engines {
+    clock: Clock,
+    given: Vec<(Side, Arc<dyn Engine>)>,
+    opened: HashMap<EngineKind, Arc<dyn Engine>>,
+    #[cfg(feature = "sqlite")]
+    sqlite: Option<crate::engine::sqlite::Sqlite>,
+    claims: HashMap<std::time::Duration, ClaimStore>,
+}
+
+/// One end of a subscription, ready to be pumped.
+pub(super) struct End {
+    plan: Arc<Plan>,
+    receive: Box<dyn Receive>,
+    claims: Option<Box<dyn Claims>>,
+}
+
+impl End {
+    pub(super) fn pump(self, control: Arc<Control>) -> Pump {
+        Pump::new(self.plan, self.receive, self.claims, control)
+    }
+}
+
+impl Engines {
+    pub(super) fn new(clock: Clock, given: Vec<(Side, Arc<dyn Engine>)>) -> Self {
+        Self {
+            clock,
+            given,
+            opened: HashMap::new(),
+            #[cfg(feature = "sqlite")]
+            sqlite: None,
+            claims: HashMap::new(),
+        }
+    }
+
+    /// All that were opened or given.
+    pub(super) fn opened(&self) -> Vec<Arc<dyn Engine>> {
+        let mut all: Vec<Arc<dyn Engine>> = self.opened.values().cloned().collect();
+        for (_, engine) in &self.given {
+            if !all.iter().any(|known| Arc::ptr_eq(known, engine)) {
+                all.push(engine.clone());
+            }
+        }
+        all
+    }
+
+    async fn get(&mut self, key: EngineKey, config: &Config) -> Result<Arc<dyn Engine>, AppError> {
+        let kind = match key {
+            EngineKey::Given(side) => {
+                let engine = self.given.iter().find(|(other, _)| *other == side);
+                return engine.map(|(_, engine)| engine.clone()).ok_or_else(|| {
+                    AppError::setup(Problem::new(format!("the app has no engine for {side}")))
+                });
+            }
+            EngineKey::Kind(kind) => kind,
+        };
+        if let Some(engine) = self.opened.get(&kind) {
+            return Ok(engine.clone());
+        }
+        let engine: Arc<dyn Engine> = match kind {
+            EngineKind::Memory => Arc::new(Memory::with(MemoryConfig {
+                topics: topics(config),
+                keep: keep(config),
+                ..MemoryConfig::new(self.clock.clone())
+            })),
+            #[cfg(feature = "sqlite")]
+            EngineKind::Sqlite => Arc::new(self.sqlite(config).await?),
+            _ => {
+                let problem = Problem::new(format!("the {kind} engine is not part of this program"));
+                return Err(AppError::setup(problem));
+            }
+        };
+        self.opened.insert(kind, engine.clone());
+        Ok(engine)
+    }
+
+    #[cfg(feature = "sqlite")]
+    async fn sqlite(&mut self, config: &Config) -> Result<crate::engine::sqlite::Sqlite, AppError> {
+        use crate::engine::sqlite;
+        if let Some(engine) = &self.sqlite {
+            return Ok(engine.clone());
+        }
+        let durability = match config.sqlite.durability() {
+            crate::config::Durability::Power => sqlite::Durability::Power,
+            crate::config::Durability::Process => sqlite::Durability::Process,
+        };
+        let mut settings = sqlite::Config::new(config.sqlite_path());
+        settings.durability = durability;
+        settings.topics = topics(config);
+        settings.keep = keep(config);
+        if let Some(quota) = &config.sqlite.quota {
+            settings.quota = quota.value;
+        }
+        settings.unportable = config.tubes.iter().filter(|tube| !tube.portable()).map(|tube| tube.name.clone()).collect();
+        let engine = sqlite::Sqlite::open(settings, self.clock.clone()).await.map_err(AppError::engine)?;
+        self.sqlite = Some(engine.clone());
+        Ok(engine)
+    }
+
+    async fn claims(&mut self, plan: ClaimsPlan, config: &Config) -> Result<Option<Box<dyn Claims>>, AppError> {
+        match plan.store {
+            DedupStore::Memory => {
+                let store = self.claims.entry(plan.keep).or_insert_with(|| ClaimStore::new(plan.keep));
+                Ok(Some(store.end()))
+            }
+            #[cfg(feature = "sqlite")]
+            DedupStore::Sqlite => {
+                let engine = self.sqlite(config).await?;
+                Ok(Some(engine.claims(plan.keep)))
+            }
+            _ => {
+                let _ = config;
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn topics(config: &Config) -> HashMap<Name, crate::engine::TopicConfig> {
+    config.topics.iter().map(|topic| (topic.name.clone(), topic.resolved())).collect()
+}
+
+fn keep(config: &Config) -> std::time::Duration {
+    config.dq.dedup.as_ref().map_or(crate::config::DEFAULT_DEDUP_KEEP, crate::config::DedupConfig::keep)
+}
+
+/// Opens what the plan needs: the ends of every subscription, in the plan's order, and the producer's routes.
+pub(super) async fn open(
+    engines: &mut Engines,
+    plan: &AppPlan,
+    producer: &Producer,
+) -> Result<Vec<Vec<End>>, AppError> {
+    let mut all = Vec::new();
+    let mut routes = Routes::default();
+    for subscription in &plan.subscriptions {
+        let engine = engines.get(subscription.engine, &plan.config).await?;
+        routes.places.insert(subscription.place.clone(), Route::new(engine.clone()));
+        all.push(ends(engines, plan, subscription, engine.as_ref()).await?);
+    }
+    route(engines, &plan.config, &mut routes).await?;
+    producer.connect(routes);
+    Ok(all)
+}
+
+async fn ends(
+    engines: &mut Engines,
+    plan: &AppPlan,
+    subscription: &SubscriptionPlan,
+    engine: &dyn Engine,
+) -> Result<Vec<End>, AppError> {
+    let capabilities = engine.capabilities(subscription.place.side());
+    if !capabilities.supported {
+        let what = format!("the {} engine cannot serve {}", engine.name(), subscription.place);
+        return Err(AppError::setup(Problem::new(what)));
+    }
+    let settings = &subscription.settings;
+    let lanes = settings.lanes.value.max(1);
+    let share = |whole: u32| whole.div_ceil(lanes) as usize;
+    let lane = Arc::new(Plan {
+        about: subscription.about.clone(),
+        handle: subscription.handle.clone(),
+        concurrency: share(settings.concurrency.value).max(1),
+        waiting: share(settings.waiting.value),
+        timeout: match settings.timeout.value {
+            Timeout::After(time) => Some(time),
+            Timeout::None => None,
+        },
+        grace: std::time::Duration::from_secs(5),
+        retry: RetryPolicy {
+            max: settings.retry_max.value,
+            first: settings.backoff.value.first,
+            cap: settings.backoff.value.max,
+        },
+        on_retry: settings.on_retry.value,
+        undecodable: settings.undecodable.value,
+        batch: subscription
+            .is_batch()
+            .then(|| Batch { size: settings.batch.value as usize, linger: settings.linger.value }),
+        max_late: settings.max_late.value,
+        rate: settings.rate.value.map(|rate| crate::handler::options::Rate {
+            // Each lane has its share of the time rather than of the count, so that small counts stay exact.
+            per: rate.per.saturating_mul(lanes),
+            ..rate
+        }),
+        capabilities,
+        run_on_outage: subscription.claims.is_some_and(|claims| claims.run_on_outage),
+        detour: None,
+        clock: engines.clock.clone(),
+    });
+    let subscribe = subscription.subscribe(plan.config.shutdown.drain());
+    let mut ends = Vec::new();
+    for _ in 0..lanes {
+        let claims = match subscription.claims {
+            Some(wanted) => engines.claims(wanted, &plan.config).await?,
+            None => None,
+        };
+        let receive = engine.subscribe(&subscribe).await.map_err(AppError::engine)?;
+        ends.push(End { plan: lane.clone(), receive, claims });
+    }
+    Ok(ends)
+}
+
+/// The producer's engines: those of the configuration, by side and for single places. A side whose engine is not named stays
+/// without one; sending to it is a typed error.
+async fn route(engines: &mut Engines, config: &Config, routes: &mut Routes) -> Result<(), AppError> {
+    let mut of_side = HashMap::new();
+    for side in [Side::Tasks, Side::Topics] {
+        let any = match side {
+            Side::Tasks => Place::Tube(Name::literal("any")),
+            Side::Topics => Place::Topic(Name::literal("any")),
+        };
+        if engines.given.iter().any(|(other, _)| *other == side) {
+            of_side.insert(side, engines.get(EngineKey::Given(side), config).await?);
+        } else if let Ok(choice) = config.engine_for(&any)
+            && is_compiled_in(choice.kind)
+        {
+            of_side.insert(side, engines.get(EngineKey::Kind(choice.kind), config).await?);
+        }
+    }
+    routes.tasks = of_side.remove(&Side::Tasks).map(Route::new);
+    routes.topics = of_side.remove(&Side::Topics).map(Route::new);
+    let named = config
+        .tubes
+        .iter()
+        .map(|tube| Place::Tube(tube.name.clone()))
+        .chain(config.topics.iter().map(|topic| Place::Topic(topic.name.clone())));
+    for place in named {
+        if routes.places.contains_key(&place) || engines.given.iter().any(|(side, _)| *side == place.side()) {
+            continue;
+        }
+        if let Ok(choice) = config.engine_for(&place)
+            && is_compiled_in(choice.kind)
+        {
+            let engine = engines.get(EngineKey::Kind(choice.kind), config).await?;
+            routes.places.insert(place, Route::new(engine));
+        }
+    }
+    Ok(())
+}
+
+/// Connects the producer of an app without serving anything.
+pub(super) async fn connect(planned: Planned) -> Result<(Producer, Vec<Arc<dyn Engine>>), AppError> {
+    let Planned { plan, app, producer } = planned;
+    let mut engines = Engines::new(app.clock.clone(), app.engines);
+    let mut routes = Routes::default();
+    for subscription in &plan.subscriptions {
+        let engine = engines.get(subscription.engine, &plan.config).await?;
+        routes.places.insert(subscription.place.clone(), Route::new(engine));
+    }
+    route(&mut engines, &plan.config, &mut routes).await?;
+    producer.connect(routes);
+    Ok((producer, engines.opened()))
+}
+
+/// A producer without an app.
+pub(super) async fn producer(config: Config, clock: Clock) -> Result<Producer, AppError> {
+    for place in [Place::Tube(Name::literal("any")), Place::Topic(Name::literal("any"))] {
+        if let Ok(choice) = config.engine_for(&place)
+            && !is_compiled_in(choice.kind)
+        {
+            return Err(AppError::setup(Problem::new(choice.not_compiled_in().to_string())));
+        }
+    }
+    let mut engines = Engines::new(clock.clone(), Vec::new());
+    let mut routes = Routes::default();
+    route(&mut engines, &config, &mut routes).await?;
+    Ok(Producer::new(clock, routes))
+}
+
+impl From<EngineError> for AppError {
+    fn from(error: EngineError) -> Self {
+        Self::engine(error)
+    }
+}
