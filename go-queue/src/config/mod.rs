@@ -1,1 +1,375 @@
-//! Configuration: YAML as written, then resolved in one step with every error collected.
+//! Configuration: YAML as written, then resolved in one step with every problem collected.
+//!
+//! Owns the file, its keys and their checks, and what is in force for a handler ([`Settings`]). Must not know pipeline, app and
+//! concrete engines: it says which engine serves a place, and the app makes it. Who builds the plan calls, in this order,
+//! [`Config::load`], [`Config::match_handlers`], [`Config::settings`] and [`Config::engine_for`], and reports all problems at once.
+//!
+//! Every value that was written is a [`Given`], so that any later check can point at it.
+
+mod at;
+mod engines;
+mod error;
+mod fields;
+mod handlers;
+mod places;
+mod process;
+mod set;
+mod settings;
+mod tasks;
+#[cfg(test)]
+mod tests;
+mod topics;
+mod units;
+mod variables;
+mod yaml;
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use at::{At, Given, Secret};
+pub use engines::{EngineChoice, EngineKind};
+pub use error::{ConfigError, ConfigErrors, Remark, Severity};
+pub use handlers::{
+    HandlerConfig, HandlerMatches, MAX_BATCH, MAX_CONCURRENCY, MAX_LANES, MAX_WAITING, MIN_LEASE,
+};
+pub use places::{RetentionConfig, TopicSection, TubeConfig, Wire};
+pub use process::{
+    AdminConfig, DEFAULT_DRAIN, DEFAULT_SHUTDOWN_DEADLINE, Durability, LogConfig, LogFormat,
+    LogLevel, ShutdownConfig, SqliteConfig,
+};
+pub use settings::{
+    DEFAULT_BACKOFF, DEFAULT_BATCH, DEFAULT_DQ_CONCURRENCY, DEFAULT_KQ_CONCURRENCY,
+    DEFAULT_KQ_WAITING, DEFAULT_LANES, DEFAULT_LEASE, DEFAULT_LINGER, DEFAULT_RETRY_MAX,
+    DEFAULT_TIMEOUT, Inherited, Origin, Setting, Settings, Shape,
+};
+pub use tasks::{
+    DEFAULT_DEADLINE, DEFAULT_DEDUP_KEEP, DEFAULT_REDIS_TIMEOUT, DEFAULT_REPLICAS,
+    DEFAULT_WRITE_QUORUM, DedupConfig, DedupStore, DqConfig, OnOutage, RedisConfig, RedisKind,
+};
+pub use topics::{
+    Compression, DEFAULT_CONNS, DEFAULT_PRODUCE_TIMEOUT, KafkaProducerConfig, KqConfig, Property,
+    SaslMechanism, SecurityConfig,
+};
+
+use crate::engine::TopicConfig;
+use crate::name::Name;
+use fields::{Fields, Reader};
+use yaml::{Mark, Node, What};
+
+/// The variable that names the file if the command line does not.
+pub const FILE_VARIABLE: &str = "GO_QUEUE_CONFIG";
+/// The file that is read if it is there and nothing names another.
+pub const DEFAULT_FILE: &str = "config.yaml";
+/// No configuration is larger; a wrong file often is.
+const MAX_FILE_LEN: u64 = 4 << 20;
+
+/// Where to load from.
+#[derive(Clone, Debug, Default)]
+pub struct LoadFrom {
+    /// `-f`: this file and no other. `None`: the file that `GO_QUEUE_CONFIG` names, else `config.yaml` in the working directory,
+    /// else none.
+    pub file: Option<PathBuf>,
+    /// `--set`: `key.path=value`, each over what the file says.
+    pub set: Vec<String>,
+}
+
+impl LoadFrom {
+    /// This file.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self {
+            file: Some(path.into()),
+            set: Vec::new(),
+        }
+    }
+}
+
+/// The configuration, resolved and checked. What is not in it was not given; functions with the name of a field answer the value in
+/// force.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it was read from; `None`: there is none.
+    pub file: Option<Arc<str>>,
+    /// The name of the service: of its database file, and of its consumer group if nothing names one. Default: the name of the
+    /// executable, with `-` for what a name cannot hold.
+    pub name: Setting<Name>,
+    /// The embedded engine.
+    pub sqlite: SqliteConfig,
+    /// Tasks.
+    pub dq: DqConfig,
+    /// Topics.
+    pub kq: KqConfig,
+    /// Single tubes.
+    pub tubes: Vec<TubeConfig>,
+    /// Single topics.
+    pub topics: Vec<TopicSection>,
+    /// Single handlers.
+    pub handlers: Vec<HandlerConfig>,
+    /// The port for people and their tools.
+    pub admin: AdminConfig,
+    /// How to stop.
+    pub shutdown: ShutdownConfig,
+    /// What is logged.
+    pub log: LogConfig,
+    /// What to say about it at start.
+    pub remarks: Vec<Remark>,
+}
+
+const SECTIONS: &[&str] = &[
+    "name", "sqlite", "dq", "kq", "tubes", "topics", "handlers", "admin", "shutdown", "log",
+];
+
+impl Default for Config {
+    /// Nothing configured.
+    fn default() -> Self {
+        Self {
+            file: None,
+            name: default_name(),
+            sqlite: SqliteConfig::default(),
+            dq: DqConfig::default(),
+            kq: KqConfig::default(),
+            tubes: Vec::new(),
+            topics: Vec::new(),
+            handlers: Vec::new(),
+            admin: AdminConfig::default(),
+            shutdown: ShutdownConfig::default(),
+            log: LogConfig::default(),
+            remarks: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file that is named, or the one that is found, or none; fills in variables from the environment.
+    ///
+    /// # Errors
+    /// Every problem of the file at once. A file that is named must exist.
+    pub fn load(from: &LoadFrom) -> Result<Self, ConfigErrors> {
+        let env = |name: &str| std::env::var(name).ok();
+        let (path, named_by) = match &from.file {
+            Some(path) => (path.clone(), "it is named on the command line"),
+            None => match std::env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty()) {
+                Some(path) => (PathBuf::from(path), "it is named by GO_QUEUE_CONFIG"),
+                None if Path::new(DEFAULT_FILE).is_file() => (PathBuf::from(DEFAULT_FILE), ""),
+                None => return Self::resolve(None, "", &from.set, &env),
+            },
+        };
+        let name = path.display().to_string();
+        let text = read_file(&path).map_err(|why| {
+            let error = ConfigError::of("", format!("cannot read {}: {why}", fields::shown(&name)));
+            ConfigErrors::from(if named_by.is_empty() {
+                error
+            } else {
+                error.remedy(named_by)
+            })
+        })?;
+        Self::resolve(Some(&name), &text, &from.set, &env)
+    }
+
+    /// Reads a text as [`Config::load`] reads a file. `source_name` stands for the file in messages, `env` for the environment.
+    ///
+    /// # Errors
+    /// Every problem of the text at once.
+    pub fn from_yaml(
+        text: &str,
+        source_name: &str,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigErrors> {
+        Self::resolve(Some(source_name), text, &[], env)
+    }
+
+    fn resolve(
+        file: Option<&str>,
+        text: &str,
+        set: &[String],
+        env: variables::Env<'_>,
+    ) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader::new(file.unwrap_or(DEFAULT_FILE));
+        let config = Self::read(&mut reader, file, text, set, env);
+        ConfigErrors::check(config, reader.problems)
+    }
+
+    fn read(
+        reader: &mut Reader,
+        file: Option<&str>,
+        text: &str,
+        set: &[String],
+        env: variables::Env<'_>,
+    ) -> Self {
+        let nothing = Node {
+            mark: Mark { line: 1, column: 1 },
+            what: What::Null,
+        };
+        let mut root = tree(reader, text, env).unwrap_or(nothing);
+        for one in set {
+            set::apply(reader, &mut root, one, env);
+        }
+        let mut config = Self {
+            file: file.map(Arc::from),
+            ..Self::default()
+        };
+        let top = Fields::open(reader, &root, "", SECTIONS);
+        config.fill(reader, &top);
+        config.check(reader);
+        config.remarks.append(&mut reader.remarks);
+        config
+    }
+
+    fn fill(&mut self, reader: &mut Reader, top: &Fields<'_>) {
+        if let Some(given) = top.read(reader, "name", units::name) {
+            self.name = Setting {
+                origin: Origin::of(&given.at),
+                value: given.value,
+            };
+        }
+        if let Some(fields) = top.section(reader, "sqlite", process::SQLITE) {
+            self.sqlite = SqliteConfig::read(reader, &fields);
+        }
+        if let Some(fields) = top.section(reader, "dq", tasks::DQ) {
+            self.dq = DqConfig::read(reader, &fields);
+        }
+        if let Some(fields) = top.section(reader, "kq", topics::KQ) {
+            self.kq = KqConfig::read(reader, &fields);
+        }
+        if let Some(node) = top.raw("tubes") {
+            self.tubes = places::tubes(reader, node);
+        }
+        if let Some(node) = top.raw("topics") {
+            self.topics = places::topics(reader, node);
+        }
+        if let Some(node) = top.raw("handlers") {
+            self.handlers = handlers::handlers(reader, node);
+        }
+        if let Some(fields) = top.section(reader, "admin", process::ADMIN) {
+            self.admin = AdminConfig::read(reader, &fields);
+        }
+        if let Some(fields) = top.section(reader, "shutdown", process::SHUTDOWN) {
+            self.shutdown = ShutdownConfig::read(reader, &fields);
+        }
+        if let Some(fields) = top.section(reader, "log", process::LOG) {
+            self.log = LogConfig::read(reader, &fields);
+        }
+    }
+
+    /// What no section can know alone.
+    fn check(&self, reader: &mut Reader) {
+        for tube in &self.tubes {
+            let place = crate::name::Place::Tube(tube.name.clone());
+            if let Some(given) = &tube.wire
+                && given.value == Wire::GoQueue
+                && let Ok(choice) = self.engine_for(&place)
+                && choice.kind != EngineKind::Beanstalkd
+            {
+                reader.problem(
+                    &given.at,
+                    format!(
+                        "the wire of the Go library is for beanstalkd, and this tube is on {}",
+                        choice.kind
+                    ),
+                    "name `dq.beanstalks`, or use the native wire",
+                );
+            }
+        }
+        if let Some(given) = &self.shutdown.drain
+            && given.value > self.shutdown.deadline()
+        {
+            reader.problem(
+                &given.at,
+                format!(
+                    "{} is longer than the whole stop may take ({})",
+                    crate::time::format_duration(given.value),
+                    crate::time::format_duration(self.shutdown.deadline())
+                ),
+                "shorten it, or give `shutdown.deadline` more",
+            );
+        }
+    }
+
+    /// What is said of a tube.
+    pub fn tube(&self, name: &Name) -> Option<&TubeConfig> {
+        self.tubes.iter().find(|tube| tube.name == *name)
+    }
+
+    /// What is said of a topic.
+    pub fn topic(&self, name: &Name) -> Option<&TopicSection> {
+        self.topics.iter().find(|topic| topic.name == *name)
+    }
+
+    /// How a topic is kept, with defaults.
+    pub fn topic_config(&self, name: &Name) -> TopicConfig {
+        self.topic(name)
+            .map_or_else(TopicConfig::default, TopicSection::resolved)
+    }
+
+    /// Dedup of a tube: its own, else that of `dq`. `None`: nothing was said.
+    pub fn tube_dedup(&self, name: &Name) -> Option<&DedupConfig> {
+        self.tube(name)
+            .and_then(|tube| tube.dedup.as_ref())
+            .or(self.dq.dedup.as_ref())
+    }
+
+    /// The database file of the embedded engine, relative to the working directory unless it was given absolute.
+    pub fn sqlite_path(&self) -> PathBuf {
+        match &self.sqlite.path {
+            Some(given) => PathBuf::from(&*given.value),
+            None => Path::new("data").join(format!("{}.db", self.name.value)),
+        }
+    }
+
+    /// Finds for each handler what the configuration says of it. `handlers` are their full paths (`module::name`) and where each
+    /// stands in the source, all that are registered.
+    pub fn match_handlers<L: Display>(&self, handlers: &[(String, L)]) -> HandlerMatches<'_> {
+        handlers::match_handlers(&self.handlers, handlers)
+    }
+}
+
+/// The text as a tree with its variables filled in; `None` if it is empty or broken.
+fn tree(reader: &mut Reader, text: &str, env: variables::Env<'_>) -> Option<Node> {
+    let text = variables::shield(text);
+    match yaml::parse(&text) {
+        Ok(root) => {
+            let mut root = root?;
+            let mut problems = Vec::new();
+            variables::expand(&mut root, &text, env, &mut problems);
+            for problem in problems {
+                let at = reader.at(problem.mark, &problem.path);
+                reader.problem(&at, problem.what, problem.remedy.unwrap_or_default());
+            }
+            Some(root)
+        }
+        Err(error) => {
+            let at = reader.at(error.mark, "");
+            reader.problem(&at, error.what, error.remedy.unwrap_or_default());
+            None
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, String> {
+    use std::io::Read as _;
+    let file = std::fs::File::open(path).map_err(|why| why.to_string())?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_LEN + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|why| why.to_string())?;
+    if bytes.len() as u64 > MAX_FILE_LEN {
+        return Err("it is larger than 4 MiB, so it is hardly a configuration".to_owned());
+    }
+    String::from_utf8(bytes).map_err(|why| {
+        let good = &why.as_bytes()[..why.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        format!("line {line} is not UTF-8")
+    })
+}
+
+fn default_name() -> Setting<Name> {
+    let executable = std::env::current_exe().ok();
+    let stem = executable
+        .as_deref()
+        .and_then(Path::file_stem)
+        .and_then(|stem| units::sanitised(&stem.to_string_lossy()));
+    Setting {
+        value: stem.unwrap_or(Name::literal("app")),
+        origin: Origin::Default,
+    }
+}
