@@ -1,1 +1,3 @@
 //! For tests: the conformance suite, and tools to test handlers.
+
+pub mod conformance;
