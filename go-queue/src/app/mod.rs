@@ -198,7 +198,7 @@ impl App {
     /// # Cancel safety
     /// Dropping the future ends handlers where they stand; the engines redeliver what they had.
     pub async fn run(self) -> Result<(), AppError> {
-        self.run_command(std::env::args_os()).await
+        self.run_command(std::env::args_os().collect()).await
     }
 
     /// As [`App::run`], with these arguments, of which the first is the program's name.
@@ -208,11 +208,7 @@ impl App {
     ///
     /// # Cancel safety
     /// As [`App::run`].
-    pub async fn run_command<I, T>(mut self, args: I) -> Result<(), AppError>
-    where
-        I: IntoIterator<Item = T> + Send,
-        T: Into<std::ffi::OsString> + Clone,
-    {
+    pub async fn run_command(mut self, args: Vec<std::ffi::OsString>) -> Result<(), AppError> {
         let arguments = match command::parse(args) {
             Ok(Some(arguments)) => arguments,
             Ok(None) => return Ok(()),
