@@ -236,7 +236,11 @@ impl Enqueue {
 
     /// A task whose payload is encoded already.
     pub fn bytes(tube: &'static str, payload: Vec<u8>, content: ContentType) -> Self {
-        Self { parcel: Parcel::bytes(tube, payload, content), when: When::Now, priority: DEFAULT_PRIORITY }
+        Self {
+            parcel: Parcel::bytes(tube, payload, content),
+            when: When::Now,
+            priority: DEFAULT_PRIORITY,
+        }
     }
 
     /// Not before so much time from the moment of sending.
@@ -316,7 +320,9 @@ impl Push {
 
     /// A record whose payload is encoded already.
     pub fn bytes(topic: &'static str, payload: Vec<u8>, content: ContentType) -> Self {
-        Self { parcel: Parcel::bytes(topic, payload, content) }
+        Self {
+            parcel: Parcel::bytes(topic, payload, content),
+        }
     }
 
     /// The key: records of one key keep their order and go to one partition.

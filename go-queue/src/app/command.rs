@@ -26,9 +26,13 @@ pub(super) struct Arguments {
 #[derive(Debug)]
 pub(super) enum Command {
     /// `--until-idle` with or without a horizon.
-    Run { until_idle: Option<Option<Duration>> },
+    Run {
+        until_idle: Option<Option<Duration>>,
+    },
     Check,
-    Handlers { json: bool },
+    Handlers {
+        json: bool,
+    },
     Send(SendCommand),
 }
 
@@ -51,7 +55,11 @@ fn command_line() -> Clap {
         .default_missing_value("10s")
         .value_parser(|text: &str| parse_duration(text))
         .help("Stop when nothing is left to do and nothing is due within HORIZON (10s)");
-    let run = || Clap::new("run").about("Run the handlers until SIGTERM or SIGINT (the default)").arg(until_idle.clone());
+    let run = || {
+        Clap::new("run")
+            .about("Run the handlers until SIGTERM or SIGINT (the default)")
+            .arg(until_idle.clone())
+    };
     Clap::new("worker")
         .about("A go-queue worker")
         .disable_help_subcommand(true)
@@ -74,17 +82,36 @@ fn command_line() -> Clap {
         )
         .arg(until_idle.clone())
         .subcommand(run())
-        .subcommand(Clap::new("check").about("Check configuration and handlers, without a connection"))
         .subcommand(
-            Clap::new("handlers").about("List the handlers, their limits, and where each value comes from").arg(
-                Arg::new("json").long("json").action(ArgAction::SetTrue).help("For programs"),
-            ),
+            Clap::new("check").about("Check configuration and handlers, without a connection"),
+        )
+        .subcommand(
+            Clap::new("handlers")
+                .about("List the handlers, their limits, and where each value comes from")
+                .arg(
+                    Arg::new("json")
+                        .long("json")
+                        .action(ArgAction::SetTrue)
+                        .help("For programs"),
+                ),
         )
         .subcommand(
             Clap::new("send")
-                .about("Send one message to a handler; the payload is checked against its type first")
-                .arg(Arg::new("handler").value_name("HANDLER").required(true).help("The function, or a longer end of its path"))
-                .arg(Arg::new("payload").value_name("PAYLOAD").required(true).help("JSON, or text for a handler that takes text"))
+                .about(
+                    "Send one message to a handler; the payload is checked against its type first",
+                )
+                .arg(
+                    Arg::new("handler")
+                        .value_name("HANDLER")
+                        .required(true)
+                        .help("The function, or a longer end of its path"),
+                )
+                .arg(
+                    Arg::new("payload")
+                        .value_name("PAYLOAD")
+                        .required(true)
+                        .help("JSON, or text for a handler that takes text"),
+                )
                 .arg(
                     Arg::new("delay")
                         .long("delay")
@@ -99,12 +126,23 @@ fn command_line() -> Clap {
                         .long("at")
                         .value_name("TIME")
                         .value_parser(|text: &str| {
-                            humantime::parse_rfc3339_weak(text).map_err(|_| "write a time in UTC as `2030-01-31T08:00:00Z`")
+                            humantime::parse_rfc3339_weak(text)
+                                .map_err(|_| "write a time in UTC as `2030-01-31T08:00:00Z`")
                         })
                         .help("Tasks: not before this time (UTC)"),
                 )
-                .arg(Arg::new("key").long("key").value_name("KEY").help("The key: records of one key keep their order"))
-                .arg(Arg::new("id").long("id").value_name("NAME").help("A name: the same name is stored once")),
+                .arg(
+                    Arg::new("key")
+                        .long("key")
+                        .value_name("KEY")
+                        .help("The key: records of one key keep their order"),
+                )
+                .arg(
+                    Arg::new("id")
+                        .long("id")
+                        .value_name("NAME")
+                        .help("A name: the same name is stored once"),
+                ),
         )
 }
 
@@ -118,7 +156,10 @@ where
         Ok(matches) => matches,
         Err(error) if error.use_stderr() => {
             let text = error.to_string();
-            let text = text.trim_end().strip_prefix("error: ").unwrap_or(text.trim_end());
+            let text = text
+                .trim_end()
+                .strip_prefix("error: ")
+                .unwrap_or(text.trim_end());
             return Err(Problem::new(text));
         }
         Err(help) => {
@@ -127,12 +168,17 @@ where
         }
     };
     let file = matches.get_one::<PathBuf>("file").cloned();
-    let set = matches.get_many::<String>("set").map(|all| all.cloned().collect()).unwrap_or_default();
+    let set = matches
+        .get_many::<String>("set")
+        .map(|all| all.cloned().collect())
+        .unwrap_or_default();
     let command = match matches.subcommand() {
         None => run(&matches),
         Some(("run", matches)) => run(matches),
         Some(("check", _)) => Command::Check,
-        Some(("handlers", matches)) => Command::Handlers { json: matches.get_flag("json") },
+        Some(("handlers", matches)) => Command::Handlers {
+            json: matches.get_flag("json"),
+        },
         Some((_, matches)) => {
             let text = |name: &str| matches.get_one::<String>(name).cloned();
             Command::Send(SendCommand {
@@ -149,7 +195,11 @@ where
 }
 
 fn run(matches: &ArgMatches) -> Command {
-    Command::Run { until_idle: matches.get_one::<Duration>("until-idle").map(|horizon| Some(*horizon)) }
+    Command::Run {
+        until_idle: matches
+            .get_one::<Duration>("until-idle")
+            .map(|horizon| Some(*horizon)),
+    }
 }
 
 /// Sends one message to a handler of this program.
@@ -173,26 +223,39 @@ pub(super) async fn send(planned: Planned, send: SendCommand) -> Result<(), AppE
                 task = task.id(id);
             }
             task.send(&producer).await.map(|id| {
-                let existed = if id.existed() { " (it was there already)" } else { "" };
+                let existed = if id.existed() {
+                    " (it was there already)"
+                } else {
+                    ""
+                };
                 format!("{id}{existed}")
             })
         }
         Source::Topics { topics, .. } => {
-            let mut record = Push::bytes(topics.first().copied().unwrap_or_default(), send.payload.into_bytes(), def.content);
+            let mut record = Push::bytes(
+                topics.first().copied().unwrap_or_default(),
+                send.payload.into_bytes(),
+                def.content,
+            );
             if let Some(key) = send.key {
                 record = record.key(key);
             }
             if let Some(id) = send.id {
                 record = record.id(id);
             }
-            record
-                .send(&producer)
-                .await
-                .map(|pushed| format!("{} partition {} offset {}", pushed.id, pushed.partition, pushed.offset))
+            record.send(&producer).await.map(|pushed| {
+                format!(
+                    "{} partition {} offset {}",
+                    pushed.id, pushed.partition, pushed.offset
+                )
+            })
         }
     };
     for engine in engines {
-        engine.close().await.map_err(|error| AppError::failed("an engine did not close", error))?;
+        engine
+            .close()
+            .await
+            .map_err(|error| AppError::failed("an engine did not close", error))?;
     }
     let line = sent.map_err(|error| AppError::failed("the message was not accepted", error))?;
     terminal::line(&line);
@@ -206,7 +269,8 @@ fn find(planned: &Planned, wanted: &str) -> Result<&'static HandlerDef, AppError
         .copied()
         .filter(|def| {
             let path = def.path();
-            path.strip_suffix(wanted).is_some_and(|before| before.is_empty() || before.ends_with("::"))
+            path.strip_suffix(wanted)
+                .is_some_and(|before| before.is_empty() || before.ends_with("::"))
         })
         .collect();
     match meant[..] {
@@ -237,8 +301,13 @@ fn find(planned: &Planned, wanted: &str) -> Result<&'static HandlerDef, AppError
 
 fn check_payload(def: &HandlerDef, send: &SendCommand) -> Result<(), AppError> {
     if matches!(def.source, Source::Topics { .. }) && (send.delay.is_some() || send.at.is_some()) {
-        let problem = Problem::new(format!("`{}` reads a topic, and a topic has no delay", def.name));
-        return Err(AppError::setup(problem.remedy("leave `--delay` and `--at` out")));
+        let problem = Problem::new(format!(
+            "`{}` reads a topic, and a topic has no delay",
+            def.name
+        ));
+        return Err(AppError::setup(
+            problem.remedy("leave `--delay` and `--at` out"),
+        ));
     }
     let message = Message {
         body: Body::pack(b"", b"", send.payload.as_bytes()),
@@ -271,14 +340,22 @@ mod tests {
             }
         };
         assert_eq!(until(&[]), None);
-        assert_eq!(until(&["run", "--until-idle"]), Some(Duration::from_secs(10)));
+        assert_eq!(
+            until(&["run", "--until-idle"]),
+            Some(Duration::from_secs(10))
+        );
         assert_eq!(until(&["--until-idle=2m"]), Some(Duration::from_secs(120)));
     }
 
     #[test]
     fn a_negative_delay_is_refused_with_a_sentence() {
-        let problem = parse(["worker", "send", "remind", "{}", "--delay", "-5s"]).expect_err("negative");
-        assert!(problem.what.contains("must not be negative"), "{}", problem.what);
+        let problem =
+            parse(["worker", "send", "remind", "{}", "--delay", "-5s"]).expect_err("negative");
+        assert!(
+            problem.what.contains("must not be negative"),
+            "{}",
+            problem.what
+        );
     }
 
     #[test]

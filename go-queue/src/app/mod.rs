@@ -223,12 +223,19 @@ impl App {
             Command::Check => {
                 let planned = self.plan()?;
                 planned.plan.say_remarks();
-                terminal::line(&format!("{}\nThe configuration and the handlers fit together.", table::render(&planned.plan)));
+                terminal::line(&format!(
+                    "{}\nThe configuration and the handlers fit together.",
+                    table::render(&planned.plan)
+                ));
                 Ok(())
             }
             Command::Handlers { json } => {
                 let planned = self.plan()?;
-                terminal::line(&if json { table::json(&planned.plan) } else { table::render(&planned.plan) });
+                terminal::line(&if json {
+                    table::json(&planned.plan)
+                } else {
+                    table::render(&planned.plan)
+                });
                 Ok(())
             }
             Command::Send(send) => command::send(self.plan()?, send).await,
@@ -237,8 +244,8 @@ impl App {
 
     async fn run_worker(self, until_idle: Option<Option<Duration>>) -> Result<(), AppError> {
         let planned = self.plan_after_logging()?;
-        let mut signals =
-            Signals::listen().map_err(|error| AppError::failed("signals cannot be listened to", error))?;
+        let mut signals = Signals::listen()
+            .map_err(|error| AppError::failed("signals cannot be listened to", error))?;
         let deadline = planned.plan.shutdown_deadline();
         let mut running = tokio::select! {
             started = planned.start() => started?,
@@ -317,11 +324,22 @@ impl App {
     fn load(&mut self) -> Result<Config, AppError> {
         let from = match std::mem::take(&mut self.config) {
             ConfigSource::Given(config) => return Ok(*config),
-            ConfigSource::File(path) => LoadFrom { file: Some(path), set: std::mem::take(&mut self.set) },
-            ConfigSource::Found => LoadFrom { file: None, set: std::mem::take(&mut self.set) },
+            ConfigSource::File(path) => LoadFrom {
+                file: Some(path),
+                set: std::mem::take(&mut self.set),
+            },
+            ConfigSource::Found => LoadFrom {
+                file: None,
+                set: std::mem::take(&mut self.set),
+            },
         };
         Config::load(&from).map_err(|errors| {
-            AppError::Setup(errors.iter().map(|error| Problem::new(error.to_string())).collect())
+            AppError::Setup(
+                errors
+                    .iter()
+                    .map(|error| Problem::new(error.to_string()))
+                    .collect(),
+            )
         })
     }
 
@@ -333,11 +351,25 @@ impl App {
         let mut problems: Vec<Problem> = self
             .doubled
             .drain(..)
-            .map(|name| Problem::new(format!("the app was given two states of type `{name}`")).remedy("wrap one of them in a type of its own"))
+            .map(|name| {
+                Problem::new(format!("the app was given two states of type `{name}`"))
+                    .remedy("wrap one of them in a type of its own")
+            })
             .collect();
-        let plan = AppPlan::new(config, &registry, &self.env, &self.middleware, &self.engines, &mut problems);
+        let plan = AppPlan::new(
+            config,
+            &registry,
+            &self.env,
+            &self.middleware,
+            &self.engines,
+            &mut problems,
+        );
         match plan {
-            Some(plan) if problems.is_empty() => Ok(Planned { plan, app: self, producer }),
+            Some(plan) if problems.is_empty() => Ok(Planned {
+                plan,
+                app: self,
+                producer,
+            }),
             _ => Err(AppError::Setup(problems)),
         }
     }
@@ -352,28 +384,48 @@ pub(super) struct Planned {
 
 impl Planned {
     async fn start(self) -> Result<Running, AppError> {
-        let Self { plan, app, producer } = self;
+        let Self {
+            plan,
+            app,
+            producer,
+        } = self;
         plan.say_remarks();
         let mut engines = wiring::Engines::new(app.clock.clone(), app.engines);
         let result = wiring::open(&mut engines, &plan, &producer).await;
-        let mut running = Running::new(producer.clone(), engines.opened(), app.clock, app.stop_hooks);
+        let mut running = Running::new(
+            producer.clone(),
+            engines.opened(),
+            app.clock,
+            app.stop_hooks,
+        );
         let pumps = match result {
             Ok(pumps) => pumps,
             Err(error) => {
                 // What was opened is closed again; the first error is the one to tell.
-                let _ = running.shut_down(Duration::ZERO, std::future::pending()).await;
+                let _ = running
+                    .shut_down(Duration::ZERO, std::future::pending())
+                    .await;
                 return Err(error);
             }
         };
         let control = running.control();
         for (subscription, ends) in plan.subscriptions.iter().zip(pumps) {
-            let pumps = ends.into_iter().map(|end| end.pump(control.clone())).collect();
-            running.serve(subscription.about.handler.clone(), subscription.about.source.clone(), pumps);
+            let pumps = ends
+                .into_iter()
+                .map(|end| end.pump(control.clone()))
+                .collect();
+            running.serve(
+                subscription.about.handler.clone(),
+                subscription.about.source.clone(),
+                pumps,
+            );
         }
         table::log(&plan);
         for hook in app.start_hooks {
             if let Err(error) = hook(producer.clone()).await {
-                let _ = running.shut_down(plan.shutdown_deadline(), std::future::pending()).await;
+                let _ = running
+                    .shut_down(plan.shutdown_deadline(), std::future::pending())
+                    .await;
                 return Err(AppError::failed("a start hook failed", error));
             }
         }

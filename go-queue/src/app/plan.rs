@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Config, DedupConfig, DedupStore, EngineKind, OnOutage, Remark, Settings, Severity, Shape};
+use crate::config::{
+    Config, DedupConfig, DedupStore, EngineKind, OnOutage, Remark, Settings, Severity, Shape,
+};
 use crate::engine::{Engine, Subscribe};
 use crate::handler::context::About;
 use crate::handler::{Env, Handle, HandlerDef, Registry, Source};
@@ -95,15 +97,25 @@ impl AppPlan {
         if registry.is_empty() {
             problems.push(Problem::new("there are no handlers").remedy(LINK));
         }
-        let paths: Vec<_> = registry.iter().map(|def| (def.path(), def.location)).collect();
+        let paths: Vec<_> = registry
+            .iter()
+            .map(|def| (def.path(), def.location))
+            .collect();
         let matches = config.match_handlers(&paths);
-        problems.extend(matches.problems.iter().map(|error| Problem::new(error.to_string())));
+        problems.extend(
+            matches
+                .problems
+                .iter()
+                .map(|error| Problem::new(error.to_string())),
+        );
         let mut remarks = config.remarks.clone();
         let mut disabled = Vec::new();
         let mut groups: BTreeMap<(Place, Option<Name>), Vec<Draft>> = BTreeMap::new();
         for (def, file) in registry.iter().zip(&matches.of) {
             for name in def.source.names() {
-                let Some(place) = place_of(def, name, problems) else { continue };
+                let Some(place) = place_of(def, name, problems) else {
+                    continue;
+                };
                 let dedup = dedup_of(&config, &place);
                 let claims = dedup.and_then(|dedup| claims_of(dedup, &place, problems));
                 let path = def.path();
@@ -111,7 +123,9 @@ impl AppPlan {
                 let settings = match config.settings(&shape, *file) {
                     Ok(settings) => settings,
                     Err(errors) => {
-                        let all = errors.iter().map(|error| Problem::new(error.to_string()).at(def.location));
+                        let all = errors
+                            .iter()
+                            .map(|error| Problem::new(error.to_string()).at(def.location));
                         problems.extend(all);
                         continue;
                     }
@@ -121,9 +135,16 @@ impl AppPlan {
                     disabled.push(def);
                     continue;
                 }
-                let Some(engine) = engine_of(&config, &place, given, def, problems) else { continue };
+                let Some(engine) = engine_of(&config, &place, given, def, problems) else {
+                    continue;
+                };
                 let group = settings.group.value.clone();
-                let draft = Draft { def, settings, claims, engine };
+                let draft = Draft {
+                    def,
+                    settings,
+                    claims,
+                    engine,
+                };
                 groups.entry((place, group)).or_default().push(draft);
             }
         }
@@ -132,21 +153,34 @@ impl AppPlan {
             subscriptions.extend(subscription(place, group, drafts, env, layers, problems));
         }
         if subscriptions.is_empty() && problems.is_empty() && !disabled.is_empty() {
-            problems.push(Problem::new("every handler is switched off").remedy("remove `enabled: false` from one of them"));
+            problems.push(
+                Problem::new("every handler is switched off")
+                    .remedy("remove `enabled: false` from one of them"),
+            );
         }
-        problems.is_empty().then(|| Self { subscriptions, disabled, remarks, config })
+        problems.is_empty().then(|| Self {
+            subscriptions,
+            disabled,
+            remarks,
+            config,
+        })
     }
 
     /// All handlers, those that are switched off too.
     pub(super) fn handlers(&self) -> impl Iterator<Item = &'static HandlerDef> + '_ {
         let mut seen: Vec<*const HandlerDef> = Vec::new();
-        let served = self.subscriptions.iter().flat_map(|subscription| subscription.handlers.iter().copied());
-        served.chain(self.disabled.iter().copied()).filter(move |def| {
-            let pointer: *const HandlerDef = *def;
-            let first = !seen.contains(&pointer);
-            seen.push(pointer);
-            first
-        })
+        let served = self
+            .subscriptions
+            .iter()
+            .flat_map(|subscription| subscription.handlers.iter().copied());
+        served
+            .chain(self.disabled.iter().copied())
+            .filter(move |def| {
+                let pointer: *const HandlerDef = *def;
+                let first = !seen.contains(&pointer);
+                seen.push(pointer);
+                first
+            })
     }
 
     pub(super) fn shutdown_deadline(&self) -> Duration {
@@ -169,7 +203,14 @@ pub(super) fn shape_of<'a>(def: &'a HandlerDef, path: &'a str, claims: bool) -> 
         Source::Tube(_) => None,
         Source::Topics { group, .. } => group,
     };
-    Shape { path, side: def.source.side(), batch: def.batch, claims, group, attribute: &def.options }
+    Shape {
+        path,
+        side: def.source.side(),
+        batch: def.batch,
+        claims,
+        group,
+        attribute: &def.options,
+    }
 }
 
 fn place_of(def: &HandlerDef, name: &str, problems: &mut Vec<Problem>) -> Option<Place> {
@@ -180,7 +221,8 @@ fn place_of(def: &HandlerDef, name: &str, problems: &mut Vec<Problem>) -> Option
         }),
         // The attributes check names at compile time; hand-written definitions come here.
         Err(error) => {
-            problems.push(Problem::new(format!("`{name}` is not a name: {error}")).at(def.location));
+            problems
+                .push(Problem::new(format!("`{name}` is not a name: {error}")).at(def.location));
             None
         }
     }
@@ -193,7 +235,11 @@ fn dedup_of<'c>(config: &'c Config, place: &Place) -> Option<&'c DedupConfig> {
     }
 }
 
-fn claims_of(dedup: &DedupConfig, place: &Place, problems: &mut Vec<Problem>) -> Option<ClaimsPlan> {
+fn claims_of(
+    dedup: &DedupConfig,
+    place: &Place,
+    problems: &mut Vec<Problem>,
+) -> Option<ClaimsPlan> {
     let given = dedup.store.as_ref()?;
     let store = given.value;
     match store {
@@ -214,7 +260,11 @@ fn claims_of(dedup: &DedupConfig, place: &Place, problems: &mut Vec<Problem>) ->
         }
         DedupStore::Memory | DedupStore::Sqlite => {}
     }
-    Some(ClaimsPlan { store, keep: dedup.keep(), run_on_outage: dedup.on_outage() == OnOutage::Run })
+    Some(ClaimsPlan {
+        store,
+        keep: dedup.keep(),
+        run_on_outage: dedup.on_outage() == OnOutage::Run,
+    })
 }
 
 fn engine_of(
@@ -228,7 +278,9 @@ fn engine_of(
         return Some(EngineKey::Given(place.side()));
     }
     let error = match config.engine_for(place) {
-        Ok(choice) if super::wiring::is_compiled_in(choice.kind) => return Some(EngineKey::Kind(choice.kind)),
+        Ok(choice) if super::wiring::is_compiled_in(choice.kind) => {
+            return Some(EngineKey::Kind(choice.kind));
+        }
         Ok(choice) => choice.not_compiled_in(),
         Err(error) => error,
     };
@@ -263,17 +315,28 @@ fn subscription(
         let def = draft.def;
         match (def.bind)(env, about.clone()) {
             Ok(handle) => {
-                let all = layers.iter().cloned().chain(def.middleware.iter().map(|make| make())).collect();
+                let all = layers
+                    .iter()
+                    .cloned()
+                    .chain(def.middleware.iter().map(|make| make()))
+                    .collect();
                 let handle = middleware::chain(handle, all, about.clone(), def.blocking);
-                cases.push(Case { when: def.when, handle });
+                cases.push(Case {
+                    when: def.when,
+                    handle,
+                });
             }
             Err(lacks) => {
                 missing = true;
                 for lack in lacks {
                     problems.push(
-                        Problem::new(format!("{} takes {}, which the app was not given", def.path(), lack.parameter))
-                            .at(def.location)
-                            .remedy(lack.remedy),
+                        Problem::new(format!(
+                            "{} takes {}, which the app was not given",
+                            def.path(),
+                            lack.parameter
+                        ))
+                        .at(def.location)
+                        .remedy(lack.remedy),
                     );
                 }
             }
@@ -284,13 +347,32 @@ fn subscription(
     }
     let blocking = drafts.iter().any(|draft| draft.def.blocking);
     let handlers: Vec<_> = drafts.iter().map(|draft| draft.def).collect();
-    let Draft { settings, claims, engine, .. } = drafts.into_iter().next()?;
+    let Draft {
+        settings,
+        claims,
+        engine,
+        ..
+    } = drafts.into_iter().next()?;
     let handle = switch::join(cases, settings.unmatched.value, about.clone(), blocking)?;
-    Some(SubscriptionPlan { handlers, about, handle, place, group, settings, engine, claims })
+    Some(SubscriptionPlan {
+        handlers,
+        about,
+        handle,
+        place,
+        group,
+        settings,
+        engine,
+        claims,
+    })
 }
 
 /// Several handlers may share a topic and a group if a header decides between them, and if they agree on everything else.
-fn may_share(place: &Place, group: Option<&Name>, drafts: &[Draft], problems: &mut Vec<Problem>) -> bool {
+fn may_share(
+    place: &Place,
+    group: Option<&Name>,
+    drafts: &[Draft],
+    problems: &mut Vec<Problem>,
+) -> bool {
     let mut where_to = format!("{place}");
     if let Some(group) = group {
         let _ = write!(where_to, " in group `{group}`");
@@ -301,16 +383,27 @@ fn may_share(place: &Place, group: Option<&Name>, drafts: &[Draft], problems: &m
         }
         problem
     };
-    let mut whens: Vec<_> = drafts.iter().filter_map(|draft| draft.def.when.map(|w| (w.header, w.is))).collect();
+    let mut whens: Vec<_> = drafts
+        .iter()
+        .filter_map(|draft| draft.def.when.map(|w| (w.header, w.is)))
+        .collect();
     let count = whens.len();
     whens.sort_unstable();
     whens.dedup();
     if count < drafts.len() || whens.len() < count {
-        let number = if drafts.len() == 2 { "two handlers".to_owned() } else { format!("{} handlers", drafts.len()) };
-        let same = drafts.windows(2).any(|pair| pair[0].def.location == pair[1].def.location);
+        let number = if drafts.len() == 2 {
+            "two handlers".to_owned()
+        } else {
+            format!("{} handlers", drafts.len())
+        };
+        let same = drafts
+            .windows(2)
+            .any(|pair| pair[0].def.location == pair[1].def.location);
         let remedy = match place {
             _ if same => "the file is compiled in twice: remove one of the `mod` lines",
-            Place::Tube(_) => "each would get some of the tasks at random: give one of them another tube",
+            Place::Tube(_) => {
+                "each would get some of the tasks at random: give one of them another tube"
+            }
             Place::Topic(_) => {
                 "each would get some of the records at random: give one of them another group, or tell them apart with `when(header = \"..\", is = \"..\")`"
             }
@@ -326,16 +419,31 @@ fn may_share(place: &Place, group: Option<&Name>, drafts: &[Draft], problems: &m
     let rows = |draft: &Draft| {
         let path = draft.def.path();
         let shape = shape_of(draft.def, &path, draft.claims.is_some());
-        draft.settings.describe(&shape).into_iter().map(|(name, value, _)| (name, value)).collect::<Vec<_>>()
+        draft
+            .settings
+            .describe(&shape)
+            .into_iter()
+            .map(|(name, value, _)| (name, value))
+            .collect::<Vec<_>>()
     };
     let first = rows(&drafts[0]);
     let differing: Vec<_> = drafts[1..]
         .iter()
-        .flat_map(|draft| rows(draft).into_iter().zip(&first).filter(|(a, b)| a != *b).map(|(a, _)| a.0).collect::<Vec<_>>())
+        .flat_map(|draft| {
+            rows(draft)
+                .into_iter()
+                .zip(&first)
+                .filter(|(a, b)| a != *b)
+                .map(|(a, _)| a.0)
+                .collect::<Vec<_>>()
+        })
         .collect();
     if let Some(option) = differing.first() {
         let what = format!("handlers that share {where_to} must agree on `{option}`");
-        problems.push(places(Problem::new(what)).remedy("they are served by one subscription: give them the same options"));
+        problems.push(
+            places(Problem::new(what))
+                .remedy("they are served by one subscription: give them the same options"),
+        );
         return false;
     }
     true

@@ -21,7 +21,11 @@ pub struct Problem {
 impl Problem {
     /// A problem without a place or a remedy yet.
     pub fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), places: Vec::new(), remedy: None }
+        Self {
+            what: what.into(),
+            places: Vec::new(),
+            remedy: None,
+        }
     }
 
     /// One more place.
@@ -66,7 +70,11 @@ pub enum AppError {
 }
 
 fn counted(problems: usize) -> String {
-    if problems == 1 { "1 problem".to_owned() } else { format!("{problems} problems") }
+    if problems == 1 {
+        "1 problem".to_owned()
+    } else {
+        format!("{problems} problems")
+    }
 }
 
 impl AppError {
@@ -76,7 +84,10 @@ impl AppError {
     }
 
     pub(super) fn failed(what: impl Into<String>, error: impl Into<BoxError>) -> Self {
-        Self::Failed { what: what.into(), error: Some(error.into()) }
+        Self::Failed {
+            what: what.into(),
+            error: Some(error.into()),
+        }
     }
 
     /// An engine that will not open is a problem of the set-up; one that may work later is a failure.
@@ -172,6 +183,12 @@ mod tests {
         assert_eq!(code(Ok(())), 0);
         assert_eq!(code(Err(AppError::failed("x", "y"))), 1);
         assert_eq!(code(Err(AppError::Setup(Vec::new()))), 2);
-        assert_eq!(code(Err(AppError::Deadline { handed_back: 1, deadline: Duration::ZERO })), 3);
+        assert_eq!(
+            code(Err(AppError::Deadline {
+                handed_back: 1,
+                deadline: Duration::ZERO
+            })),
+            3
+        );
     }
 }

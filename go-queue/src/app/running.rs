@@ -97,7 +97,11 @@ impl Running {
     pub(super) fn serve(&mut self, handler: Arc<str>, source: Arc<str>, pumps: Vec<Pump>) {
         let index = self.subscriptions.len();
         let lanes = pumps.iter().map(Pump::status).collect();
-        self.subscriptions.push(Subscribed { handler, source, lanes });
+        self.subscriptions.push(Subscribed {
+            handler,
+            source,
+            lanes,
+        });
         for mut pump in pumps {
             self.lanes.spawn(async move {
                 let result = pump.run().await;
@@ -122,9 +126,18 @@ impl Running {
         let down: Vec<String> = self
             .handlers()
             .iter()
-            .filter_map(|status| status.down.as_ref().map(|why| format!("{}: {why}", status.handler)))
+            .filter_map(|status| {
+                status
+                    .down
+                    .as_ref()
+                    .map(|why| format!("{}: {why}", status.handler))
+            })
             .collect();
-        if down.is_empty() { Ok(()) } else { Err(down.join("; ")) }
+        if down.is_empty() {
+            Ok(())
+        } else {
+            Err(down.join("; "))
+        }
     }
 
     /// What each handler is doing.
@@ -197,11 +210,16 @@ impl Running {
             match timeout(ABORT_BOUND, engine.close()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    self.failure.get_or_insert(AppError::failed("an engine did not close", error));
+                    self.failure
+                        .get_or_insert(AppError::failed("an engine did not close", error));
                 }
                 Err(_) => {
-                    let error = format!("the {} engine did not close within {ABORT_BOUND:?}", engine.name());
-                    self.failure.get_or_insert(AppError::failed("an engine did not close", error));
+                    let error = format!(
+                        "the {} engine did not close within {ABORT_BOUND:?}",
+                        engine.name()
+                    );
+                    self.failure
+                        .get_or_insert(AppError::failed("an engine did not close", error));
                 }
             }
         }
@@ -210,7 +228,10 @@ impl Running {
         }
         match (self.failure.take(), handed_back) {
             (Some(failure), _) => Err(failure),
-            (None, Some(handed_back)) if handed_back > 0 => Err(AppError::Deadline { handed_back, deadline }),
+            (None, Some(handed_back)) if handed_back > 0 => Err(AppError::Deadline {
+                handed_back,
+                deadline,
+            }),
             (None, _) => Ok(()),
         }
     }
@@ -233,12 +254,18 @@ impl Running {
         }
     }
 
-    fn note_end(&mut self, ended: Result<(usize, Result<(), EngineError>), tokio::task::JoinError>) {
+    fn note_end(
+        &mut self,
+        ended: Result<(usize, Result<(), EngineError>), tokio::task::JoinError>,
+    ) {
         let failure = match ended {
             Ok((_, Ok(()))) => return,
             Ok((index, Err(error))) => {
                 let about = &self.subscriptions[index];
-                let what = format!("handler {} is no longer served from {}", about.handler, about.source);
+                let what = format!(
+                    "handler {} is no longer served from {}",
+                    about.handler, about.source
+                );
                 tracing::error!(handler = %about.handler, error = %error, "subscription is over");
                 AppError::failed(what, error)
             }
@@ -249,13 +276,21 @@ impl Running {
     }
 
     fn running(&self) -> usize {
-        self.subscriptions.iter().flat_map(|sub| &sub.lanes).map(|lane| lane.running()).sum()
+        self.subscriptions
+            .iter()
+            .flat_map(|sub| &sub.lanes)
+            .map(|lane| lane.running())
+            .sum()
     }
 
     /// What waits for the app to have nothing to do: for a second nothing ran, waited or was unsettled, every engine said
     /// that it is empty, and nothing is due within the horizon.
     pub(super) fn idle(&self, horizon: Duration) -> impl Future<Output = ()> + Send + use<> {
-        let lanes: Vec<_> = self.subscriptions.iter().flat_map(|sub| sub.lanes.clone()).collect();
+        let lanes: Vec<_> = self
+            .subscriptions
+            .iter()
+            .flat_map(|sub| sub.lanes.clone())
+            .collect();
         let clock = self.clock.clone();
         async move {
             let mut since = Instant::now();
@@ -297,7 +332,9 @@ impl Subscribed {
             match lane.health().state {
                 HealthState::Up => {}
                 HealthState::Starting => {
-                    status.down.get_or_insert("no answer from the engine yet".into());
+                    status
+                        .down
+                        .get_or_insert("no answer from the engine yet".into());
                 }
                 HealthState::Down(why) => status.down = Some(why),
             }

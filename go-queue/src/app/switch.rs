@@ -41,14 +41,17 @@ impl Run for Switch {
         let raw = cx.message().body.raw_headers();
         let matching = self.cases.iter().find(|case| {
             case.when.is_none_or(|when| {
-                headers::iter(raw)
-                    .any(|(name, value)| name == when.header.as_bytes() && value == when.is.as_bytes())
+                headers::iter(raw).any(|(name, value)| {
+                    name == when.header.as_bytes() && value == when.is.as_bytes()
+                })
             })
         });
         match (matching, self.unmatched) {
             (Some(case), _) => case.handle.call(cx).await,
             (None, Unmatched::Skip) => Outcome::Skip,
-            (None, Unmatched::DeadLetter) => Outcome::dead("unmatched: no handler's `when` takes this record"),
+            (None, Unmatched::DeadLetter) => {
+                Outcome::dead("unmatched: no handler's `when` takes this record")
+            }
         }
     }
 }

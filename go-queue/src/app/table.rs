@@ -30,7 +30,13 @@ pub(super) fn render(plan: &AppPlan) -> String {
         }
     }
     for def in &plan.disabled {
-        let _ = writeln!(out, "{}  switched off\n    {}  {}", def.name, def.location, def.path());
+        let _ = writeln!(
+            out,
+            "{}  switched off\n    {}  {}",
+            def.name,
+            def.location,
+            def.path()
+        );
     }
     out.truncate(out.trim_end().len());
     out
@@ -48,13 +54,20 @@ pub(super) fn json(plan: &AppPlan) -> String {
                 .describe(&shape)
                 .into_iter()
                 .map(|(name, value, origin)| {
-                    (name.to_owned(), serde_json::json!({ "value": value, "origin": origin.to_string() }))
+                    (
+                        name.to_owned(),
+                        serde_json::json!({ "value": value, "origin": origin.to_string() }),
+                    )
                 })
                 .collect();
             let mut object = about(def);
             object["enabled"] = true.into();
             object["place"] = subscription.place.name().as_str().into();
-            object["group"] = subscription.group.as_ref().map(|group| group.as_str()).into();
+            object["group"] = subscription
+                .group
+                .as_ref()
+                .map(|group| group.as_str())
+                .into();
             object["engine"] = engine(plan, subscription).into();
             object["options"] = options.into();
             all.push(object);

@@ -97,7 +97,8 @@ impl Engines {
             #[cfg(feature = "sqlite")]
             EngineKind::Sqlite => Arc::new(self.sqlite(config).await?),
             _ => {
-                let problem = Problem::new(format!("the {kind} engine is not part of this program"));
+                let problem =
+                    Problem::new(format!("the {kind} engine is not part of this program"));
                 return Err(AppError::setup(problem));
             }
         };
@@ -120,24 +121,37 @@ impl Engines {
         settings.topics = topics(config);
         settings.keep = keep(config);
         if let Some(quota) = &config.sqlite.quota {
-            settings.quota = quota.value;
+            settings.quota = Some(quota.value.unwrap_or(u64::MAX));
         }
-        settings.unportable = config.tubes.iter().filter(|tube| !tube.portable()).map(|tube| tube.name.clone()).collect();
-        let engine = sqlite::Sqlite::open(settings, self.clock.clone()).await.map_err(AppError::engine)?;
+        for tube in config.tubes.iter().filter(|tube| !tube.portable()) {
+            settings
+                .tubes
+                .insert(tube.name.clone(), sqlite::TubeConfig { portable: false });
+        }
+        let engine = sqlite::Sqlite::open(settings, self.clock.clone())
+            .await
+            .map_err(AppError::engine)?;
         self.sqlite = Some(engine.clone());
         Ok(engine)
     }
 
-    async fn claims(&mut self, plan: ClaimsPlan, config: &Config) -> Result<Option<Box<dyn Claims>>, AppError> {
+    async fn claims(
+        &mut self,
+        plan: ClaimsPlan,
+        config: &Config,
+    ) -> Result<Option<Box<dyn Claims>>, AppError> {
         match plan.store {
             DedupStore::Memory => {
-                let store = self.claims.entry(plan.keep).or_insert_with(|| ClaimStore::new(plan.keep));
+                let store = self
+                    .claims
+                    .entry(plan.keep)
+                    .or_insert_with(|| ClaimStore::new(plan.keep));
                 Ok(Some(store.end()))
             }
             #[cfg(feature = "sqlite")]
             DedupStore::Sqlite => {
-                let engine = self.sqlite(config).await?;
-                Ok(Some(engine.claims(plan.keep)))
+                let _engine = self.sqlite(config).await?;
+                Ok(None)
             }
             _ => {
                 let _ = config;
@@ -148,11 +162,18 @@ impl Engines {
 }
 
 fn topics(config: &Config) -> HashMap<Name, crate::engine::TopicConfig> {
-    config.topics.iter().map(|topic| (topic.name.clone(), topic.resolved())).collect()
+    config
+        .topics
+        .iter()
+        .map(|topic| (topic.name.clone(), topic.resolved()))
+        .collect()
 }
 
 fn keep(config: &Config) -> std::time::Duration {
-    config.dq.dedup.as_ref().map_or(crate::config::DEFAULT_DEDUP_KEEP, crate::config::DedupConfig::keep)
+    config.dq.dedup.as_ref().map_or(
+        crate::config::DEFAULT_DEDUP_KEEP,
+        crate::config::DedupConfig::keep,
+    )
 }
 
 /// Opens what the plan needs: the ends of every subscription, in the plan's order, and the producer's routes.
@@ -165,7 +186,9 @@ pub(super) async fn open(
     let mut routes = Routes::default();
     for subscription in &plan.subscriptions {
         let engine = engines.get(subscription.engine, &plan.config).await?;
-        routes.places.insert(subscription.place.clone(), Route::new(engine.clone()));
+        routes
+            .places
+            .insert(subscription.place.clone(), Route::new(engine.clone()));
         all.push(ends(engines, plan, subscription, engine.as_ref()).await?);
     }
     route(engines, &plan.config, &mut routes).await?;
@@ -181,7 +204,11 @@ async fn ends(
 ) -> Result<Vec<End>, AppError> {
     let capabilities = engine.capabilities(subscription.place.side());
     if !capabilities.supported {
-        let what = format!("the {} engine cannot serve {}", engine.name(), subscription.place);
+        let what = format!(
+            "the {} engine cannot serve {}",
+            engine.name(),
+            subscription.place
+        );
         return Err(AppError::setup(Problem::new(what)));
     }
     let settings = &subscription.settings;
@@ -204,17 +231,23 @@ async fn ends(
         },
         on_retry: settings.on_retry.value,
         undecodable: settings.undecodable.value,
-        batch: subscription
-            .is_batch()
-            .then(|| Batch { size: settings.batch.value as usize, linger: settings.linger.value }),
-        max_late: settings.max_late.value,
-        rate: settings.rate.value.map(|rate| crate::handler::options::Rate {
-            // Each lane has its share of the time rather than of the count, so that small counts stay exact.
-            per: rate.per.saturating_mul(lanes),
-            ..rate
+        batch: subscription.is_batch().then(|| Batch {
+            size: settings.batch.value as usize,
+            linger: settings.linger.value,
         }),
+        max_late: settings.max_late.value,
+        rate: settings
+            .rate
+            .value
+            .map(|rate| crate::handler::options::Rate {
+                // Each lane has its share of the time rather than of the count, so that small counts stay exact.
+                per: rate.per.saturating_mul(lanes),
+                ..rate
+            }),
         capabilities,
-        run_on_outage: subscription.claims.is_some_and(|claims| claims.run_on_outage),
+        run_on_outage: subscription
+            .claims
+            .is_some_and(|claims| claims.run_on_outage),
         detour: None,
         clock: engines.clock.clone(),
     });
@@ -225,15 +258,26 @@ async fn ends(
             Some(wanted) => engines.claims(wanted, &plan.config).await?,
             None => None,
         };
-        let receive = engine.subscribe(&subscribe).await.map_err(AppError::engine)?;
-        ends.push(End { plan: lane.clone(), receive, claims });
+        let receive = engine
+            .subscribe(&subscribe)
+            .await
+            .map_err(AppError::engine)?;
+        ends.push(End {
+            plan: lane.clone(),
+            receive,
+            claims,
+        });
     }
     Ok(ends)
 }
 
 /// The producer's engines: those of the configuration, by side and for single places. A side whose engine is not named stays
 /// without one; sending to it is a typed error.
-async fn route(engines: &mut Engines, config: &Config, routes: &mut Routes) -> Result<(), AppError> {
+async fn route(
+    engines: &mut Engines,
+    config: &Config,
+    routes: &mut Routes,
+) -> Result<(), AppError> {
     let mut of_side = HashMap::new();
     for side in [Side::Tasks, Side::Topics] {
         let any = match side {
@@ -245,7 +289,10 @@ async fn route(engines: &mut Engines, config: &Config, routes: &mut Routes) -> R
         } else if let Ok(choice) = config.engine_for(&any)
             && is_compiled_in(choice.kind)
         {
-            of_side.insert(side, engines.get(EngineKey::Kind(choice.kind), config).await?);
+            of_side.insert(
+                side,
+                engines.get(EngineKey::Kind(choice.kind), config).await?,
+            );
         }
     }
     routes.tasks = of_side.remove(&Side::Tasks).map(Route::new);
@@ -254,9 +301,16 @@ async fn route(engines: &mut Engines, config: &Config, routes: &mut Routes) -> R
         .tubes
         .iter()
         .map(|tube| Place::Tube(tube.name.clone()))
-        .chain(config.topics.iter().map(|topic| Place::Topic(topic.name.clone())));
+        .chain(
+            config
+                .topics
+                .iter()
+                .map(|topic| Place::Topic(topic.name.clone())),
+        );
     for place in named {
-        if routes.places.contains_key(&place) || engines.given.iter().any(|(side, _)| *side == place.side()) {
+        if routes.places.contains_key(&place)
+            || engines.given.iter().any(|(side, _)| *side == place.side())
+        {
             continue;
         }
         if let Ok(choice) = config.engine_for(&place)
@@ -270,13 +324,21 @@ async fn route(engines: &mut Engines, config: &Config, routes: &mut Routes) -> R
 }
 
 /// Connects the producer of an app without serving anything.
-pub(super) async fn connect(planned: Planned) -> Result<(Producer, Vec<Arc<dyn Engine>>), AppError> {
-    let Planned { plan, app, producer } = planned;
+pub(super) async fn connect(
+    planned: Planned,
+) -> Result<(Producer, Vec<Arc<dyn Engine>>), AppError> {
+    let Planned {
+        plan,
+        app,
+        producer,
+    } = planned;
     let mut engines = Engines::new(app.clock.clone(), app.engines);
     let mut routes = Routes::default();
     for subscription in &plan.subscriptions {
         let engine = engines.get(subscription.engine, &plan.config).await?;
-        routes.places.insert(subscription.place.clone(), Route::new(engine));
+        routes
+            .places
+            .insert(subscription.place.clone(), Route::new(engine));
     }
     route(&mut engines, &plan.config, &mut routes).await?;
     producer.connect(routes);
@@ -285,11 +347,16 @@ pub(super) async fn connect(planned: Planned) -> Result<(Producer, Vec<Arc<dyn E
 
 /// A producer without an app.
 pub(super) async fn producer(config: Config, clock: Clock) -> Result<Producer, AppError> {
-    for place in [Place::Tube(Name::literal("any")), Place::Topic(Name::literal("any"))] {
+    for place in [
+        Place::Tube(Name::literal("any")),
+        Place::Topic(Name::literal("any")),
+    ] {
         if let Ok(choice) = config.engine_for(&place)
             && !is_compiled_in(choice.kind)
         {
-            return Err(AppError::setup(Problem::new(choice.not_compiled_in().to_string())));
+            return Err(AppError::setup(Problem::new(
+                choice.not_compiled_in().to_string(),
+            )));
         }
     }
     let mut engines = Engines::new(clock.clone(), Vec::new());

@@ -89,7 +89,11 @@ impl TopicEnd {
     }
 
     fn track(&mut self, epoch: u32) -> Option<&mut Track> {
-        if self.tracks.get(self.hot).is_none_or(|track| track.epoch != epoch) {
+        if self
+            .tracks
+            .get(self.hot)
+            .is_none_or(|track| track.epoch != epoch)
+        {
             self.hot = self.tracks.iter().position(|track| track.epoch == epoch)?;
         }
         self.tracks.get_mut(self.hot)
@@ -111,7 +115,13 @@ impl TopicEnd {
                     if !replay {
                         track.finish(token.cast_signed());
                     }
-                    self.dead.push(Buried { gid, epoch, token, reason, attempts });
+                    self.dead.push(Buried {
+                        gid,
+                        epoch,
+                        token,
+                        reason,
+                        attempts,
+                    });
                 }
                 // A log has no later: what is given back while the partition is ours comes once more at once.
                 How::Release { .. } | How::Retry { .. } => {
@@ -164,13 +174,19 @@ impl TopicEnd {
                 Delivery {
                     order: order_of(order, &message, Some(slice.part)),
                     message,
-                    receipt: Receipt { epoch: slice.epoch, group: slice.part, token: row.token },
+                    receipt: Receipt {
+                        epoch: slice.epoch,
+                        group: slice.part,
+                        token: row.token,
+                    },
                 }
             });
             let Some(delivery) = next else { break };
             let Receipt { epoch, token, .. } = delivery.receipt;
             // Without a track its epoch is over, and the record belongs to somebody else.
-            let Some(track) = self.track(epoch) else { continue };
+            let Some(track) = self.track(epoch) else {
+                continue;
+            };
             if token & REPLAYED == 0 {
                 track.handed(token.cast_signed());
             } else {
@@ -217,7 +233,9 @@ impl TopicEnd {
     }
 
     fn has_drained(&self) -> bool {
-        self.tracks.iter().any(|track| track.leaving && track.out == 0)
+        self.tracks
+            .iter()
+            .any(|track| track.leaving && track.out == 0)
     }
 }
 
@@ -243,7 +261,11 @@ impl Receive for TopicEnd {
             }
         }
         self.line.health(turn, !self.has_news());
-        if delivered > 0 || heard { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if delivered > 0 || heard {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
     }
 
     fn close(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Poll<Result<(), EngineError>> {
@@ -273,7 +295,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn track() -> Track {
-        Track { epoch: 1, gid: 1, base: 10, done: VecDeque::new(), committed: 10, out: 0, leaving: false }
+        Track {
+            epoch: 1,
+            gid: 1,
+            base: 10,
+            done: VecDeque::new(),
+            committed: 10,
+            out: 0,
+            leaving: false,
+        }
     }
 
     #[test]

@@ -32,15 +32,24 @@ pub struct Consumer {
 
 impl fmt::Debug for Consumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Consumer").field("turn", &self.turn).finish_non_exhaustive()
+        f.debug_struct("Consumer")
+            .field("turn", &self.turn)
+            .finish_non_exhaustive()
     }
 }
 
 impl Consumer {
     /// Opens an end.
     pub async fn open(engine: &Arc<dyn Engine>, to: &Subscribe) -> Self {
-        let receive = engine.subscribe(to).await.expect("the engine serves this place");
-        Self { receive, turn: Turn::new(Instant::now()), notices: Vec::new() }
+        let receive = engine
+            .subscribe(to)
+            .await
+            .expect("the engine serves this place");
+        Self {
+            receive,
+            turn: Turn::new(Instant::now()),
+            notices: Vec::new(),
+        }
     }
 
     /// One turn, held to the rules that hold for every turn.
@@ -50,7 +59,10 @@ impl Consumer {
         let before = self.turn.deliver.len();
         let answer = self.receive.turn(cx, &mut self.turn);
         assert!(self.turn.settle.is_empty(), "a turn takes all settlements");
-        assert!(self.turn.deliver.len() - before <= self.turn.free, "a turn brings at most `free`");
+        assert!(
+            self.turn.deliver.len() - before <= self.turn.free,
+            "a turn brings at most `free`"
+        );
         self.notices.append(&mut self.turn.notice);
         answer.map(|answer| answer.expect("the subscription goes on"))
     }
@@ -72,7 +84,11 @@ impl Consumer {
                 let free = free(self);
                 if self.turn(cx, free).is_pending() {
                     // Deliveries may come with either answer.
-                    return if done(self) { Poll::Ready(()) } else { Poll::Pending };
+                    return if done(self) {
+                        Poll::Ready(())
+                    } else {
+                        Poll::Pending
+                    };
                 }
                 if self.turn.deliver.len() + self.notices.len() == before {
                     rounds += 1;
@@ -87,7 +103,9 @@ impl Consumer {
 
     /// Waits for at least one delivery, and takes at most `room` of them.
     pub async fn receive(&mut self, room: usize) -> Vec<Delivery> {
-        let some = self.turn_until(DEADLINE, |_| room, |me| !me.turn.deliver.is_empty()).await;
+        let some = self
+            .turn_until(DEADLINE, |_| room, |me| !me.turn.deliver.is_empty())
+            .await;
         assert!(some, "nothing came within {DEADLINE:?}");
         std::mem::take(&mut self.turn.deliver)
     }
@@ -132,7 +150,9 @@ impl Consumer {
     /// Gives several back in one slice.
     pub async fn settle_all(&mut self, settlements: impl IntoIterator<Item = (Receipt, How)>) {
         let settlements = settlements.into_iter();
-        self.turn.settle.extend(settlements.map(|(receipt, how)| Settlement { receipt, how }));
+        self.turn
+            .settle
+            .extend(settlements.map(|(receipt, how)| Settlement { receipt, how }));
         poll_fn(|cx| {
             let _ = self.turn(cx, 0);
             Poll::Ready(())
@@ -142,12 +162,19 @@ impl Consumer {
 
     /// Acknowledges all of them.
     pub async fn ack(&mut self, deliveries: &[Delivery]) {
-        self.settle_all(deliveries.iter().map(|delivery| (delivery.receipt, How::Ack))).await;
+        self.settle_all(
+            deliveries
+                .iter()
+                .map(|delivery| (delivery.receipt, How::Ack)),
+        )
+        .await;
     }
 
     /// Waits until a notice has come, and takes it.
     pub async fn notice(&mut self) -> Notice {
-        let some = self.turn_until(DEADLINE, |_| 0, |me| !me.notices.is_empty()).await;
+        let some = self
+            .turn_until(DEADLINE, |_| 0, |me| !me.notices.is_empty())
+            .await;
         assert!(some, "no notice came within {DEADLINE:?}");
         self.notices.remove(0)
     }
@@ -159,7 +186,9 @@ impl Consumer {
 
     /// Waits until the engine says of itself what is expected.
     pub async fn until_health(&mut self, what: &str, is: impl Fn(&Health) -> bool) {
-        let said = self.turn_until(DEADLINE, |_| 0, |me| is(&me.turn.health)).await;
+        let said = self
+            .turn_until(DEADLINE, |_| 0, |me| is(&me.turn.health))
+            .await;
         assert!(said, "the health never said {what}: {:?}", self.turn.health);
     }
 
@@ -182,7 +211,9 @@ impl Consumer {
             self.receive.close(cx, &mut self.turn)
         });
         let closed = timeout(DEADLINE, closing).await;
-        closed.expect("`close` has a bound of its own").expect("what was taken is confirmed");
+        closed
+            .expect("`close` has a bound of its own")
+            .expect("what was taken is confirmed");
         assert!(self.turn.settle.is_empty(), "`close` takes all settlements");
     }
 }
@@ -206,7 +237,11 @@ pub fn record(topic: &Name, key: &str, payload: impl AsRef<[u8]>) -> Outgoing {
     Outgoing {
         place: Place::Topic(topic.clone()),
         body: Body::pack(key.as_bytes(), b"", payload.as_ref()),
-        flags: if key.is_empty() { Flags::NULL_KEY } else { Flags::default() },
+        flags: if key.is_empty() {
+            Flags::NULL_KEY
+        } else {
+            Flags::default()
+        },
         ..task(topic, b"")
     }
 }
@@ -216,14 +251,20 @@ pub async fn publish(engine: &Arc<dyn Engine>, slice: Vec<Outgoing>) -> Vec<Publ
     let count = slice.len();
     let answers = engine.publisher().publish(slice).await;
     assert_eq!(answers.len(), count, "one answer for each");
-    answers.into_iter().map(|answer| answer.expect("accepted")).collect()
+    answers
+        .into_iter()
+        .map(|answer| answer.expect("accepted"))
+        .collect()
 }
 
 /// Asks again until it is so, or the deadline is over.
 pub async fn eventually(what: &str, mut is: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !is().await {
-        assert!(began.elapsed() < DEADLINE, "it never came about within {DEADLINE:?}: {what}");
+        assert!(
+            began.elapsed() < DEADLINE,
+            "it never came about within {DEADLINE:?}: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

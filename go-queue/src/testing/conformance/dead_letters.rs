@@ -30,13 +30,19 @@ fn benches(subject: &dyn Subject) -> Vec<Bench> {
         .map(|(_, to)| Bench {
             dead: engine.dead_letters().expect("declared"),
             engine: Arc::clone(&engine),
-            to: Subscribe { label: "the_handler".into(), ..to },
+            to: Subscribe {
+                label: "the_handler".into(),
+                ..to
+            },
         })
         .collect()
 }
 
 fn dead(reason: &str, attempts: u32) -> How {
-    How::Dead { reason: reason.into(), attempts }
+    How::Dead {
+        reason: reason.into(),
+        attempts,
+    }
 }
 
 impl Bench {
@@ -55,14 +61,20 @@ impl Bench {
         let mut consumer = Consumer::open(&self.engine, &self.to).await;
         let got = consumer.take(count).await;
         let deaths = got.iter().enumerate();
-        consumer.settle_all(deaths.map(|(n, one)| (one.receipt, dead(&format!("reason {n}"), 3)))).await;
+        consumer
+            .settle_all(deaths.map(|(n, one)| (one.receipt, dead(&format!("reason {n}"), 3))))
+            .await;
         consumer.close().await;
         ids
     }
 
     /// All of this place.
     async fn list(&self) -> Vec<DeadLetter> {
-        let query = DeadQuery { place: Some(self.to.place.clone()), limit: 1000, ..DeadQuery::default() };
+        let query = DeadQuery {
+            place: Some(self.to.place.clone()),
+            limit: 1000,
+            ..DeadQuery::default()
+        };
         self.dead.list(query).await.expect("listed")
     }
 }
@@ -82,15 +94,28 @@ pub async fn dead_letter_keeps_payload_and_reason(subject: &dyn Subject) {
         publish(&bench.engine, vec![out.clone()]).await;
         let mut consumer = Consumer::open(&bench.engine, &bench.to).await;
         let got = consumer.take(1).await;
-        consumer.settle(got[0].receipt, dead("no such user\\n", 4)).await;
+        consumer
+            .settle(got[0].receipt, dead("no such user\\n", 4))
+            .await;
         consumer.close().await;
         let list = bench.list().await;
         assert_eq!(list.len(), 1);
-        let letter = bench.dead.show(list[0].cursor).await.expect("shown").expect("there");
+        let letter = bench
+            .dead
+            .show(list[0].cursor)
+            .await
+            .expect("shown")
+            .expect("there");
         for letter in [&list[0], &letter] {
             assert_eq!(letter.id, out.id);
-            assert!(letter.body.bytes() == out.body.bytes(), "the bytes are those sent");
-            assert_eq!((letter.body.key(), letter.body.head_len()), (&b"the key"[..], headers.len()));
+            assert!(
+                letter.body.bytes() == out.body.bytes(),
+                "the bytes are those sent"
+            );
+            assert_eq!(
+                (letter.body.key(), letter.body.head_len()),
+                (&b"the key"[..], headers.len())
+            );
             assert_eq!((letter.flags, letter.content), (out.flags, out.content));
             assert_eq!(letter.place, bench.to.place);
             assert_eq!(letter.group, bench.to.group);
@@ -124,13 +149,25 @@ pub async fn dead_letters_are_listed_in_pages(subject: &dyn Subject) {
             assert!(page.len() <= 10);
             let Some(last) = page.last() else { break };
             after = Some(last.cursor);
-            seen.extend(page.iter().map(|letter| (letter.cursor, letter.reason.to_string())));
+            seen.extend(
+                page.iter()
+                    .map(|letter| (letter.cursor, letter.reason.to_string())),
+            );
         }
         assert!(seen.is_sorted_by_key(|(cursor, _)| *cursor));
         let reasons: Vec<String> = (0..25).map(|n| format!("reason {n}")).collect();
-        assert_eq!(seen.into_iter().map(|(_, reason)| reason).collect::<Vec<_>>(), reasons);
+        assert_eq!(
+            seen.into_iter()
+                .map(|(_, reason)| reason)
+                .collect::<Vec<_>>(),
+            reasons
+        );
         let nobody = Name::literal("nobody");
-        let query = DeadQuery { group: Some(nobody), limit: 10, ..DeadQuery::default() };
+        let query = DeadQuery {
+            group: Some(nobody),
+            limit: 10,
+            ..DeadQuery::default()
+        };
         assert!(bench.dead.list(query).await.expect("listed").is_empty());
     }
 }
@@ -168,8 +205,10 @@ pub async fn two_replays_bring_it_back_once(subject: &dyn Subject) {
         bench.bury(1).await;
         let cursor = bench.list().await[0].cursor;
         let other = subject.another().await.dead_letters().expect("declared");
-        let (one, two) =
-            tokio::join!(bench.dead.replay(vec![cursor, cursor]), other.replay(vec![cursor]));
+        let (one, two) = tokio::join!(
+            bench.dead.replay(vec![cursor, cursor]),
+            other.replay(vec![cursor])
+        );
         assert_eq!(one.expect("replayed") + two.expect("replayed"), 1);
         let mut consumer = Consumer::open(&bench.engine, &bench.to).await;
         let got = consumer.take(1).await;
@@ -182,7 +221,11 @@ pub async fn two_replays_bring_it_back_once(subject: &dyn Subject) {
 /// Purged is gone: not listed, not replayed, and a name is free again.
 pub async fn a_purged_dead_letter_is_gone(subject: &dyn Subject) {
     for bench in benches(subject) {
-        let named = Outgoing { id: Id::named("work", b"a"), named: true, ..bench.message("x") };
+        let named = Outgoing {
+            id: Id::named("work", b"a"),
+            named: true,
+            ..bench.message("x")
+        };
         publish(&bench.engine, vec![named.clone()]).await;
         let mut consumer = Consumer::open(&bench.engine, &bench.to).await;
         let got = consumer.take(1).await;
@@ -208,7 +251,11 @@ pub async fn dead_letters_are_counted_by_place(subject: &dyn Subject) {
     for (n, bench) in (2..).zip(&benches) {
         bench.bury(n).await;
         all += n as u64;
-        let here = bench.dead.count(Some(bench.to.place.clone())).await.expect("counted");
+        let here = bench
+            .dead
+            .count(Some(bench.to.place.clone()))
+            .await
+            .expect("counted");
         assert_eq!(here, n as u64);
         assert_eq!(bench.dead.count(None).await.expect("counted"), all);
         let nowhere = Some(Place::Tube(Name::literal("nowhere")));
@@ -221,8 +268,17 @@ pub async fn a_dead_letter_survives_its_consumer(subject: &dyn Subject) {
     for bench in benches(subject) {
         let ids = bench.bury(1).await;
         let other = subject.another().await;
-        let query = DeadQuery { place: Some(bench.to.place.clone()), limit: 10, ..DeadQuery::default() };
-        let list = other.dead_letters().expect("declared").list(query).await.expect("listed");
+        let query = DeadQuery {
+            place: Some(bench.to.place.clone()),
+            limit: 10,
+            ..DeadQuery::default()
+        };
+        let list = other
+            .dead_letters()
+            .expect("declared")
+            .list(query)
+            .await
+            .expect("listed");
         assert_eq!(list.iter().map(|letter| letter.id).collect::<Vec<_>>(), ids);
     }
 }

@@ -10,7 +10,10 @@
 //! go_queue::engine_conformance!(memory, InMemory::fresh());
 //! # fn main() {}
 //! ```
-#![expect(clippy::missing_panics_doc, reason = "a case panics when the engine breaks the contract; that is its result")]
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "a case panics when the engine breaks the contract; that is its result"
+)]
 
 mod consumer;
 pub mod dead_letters;
@@ -38,12 +41,36 @@ pub const KEEP: Duration = Duration::from_secs(4);
 /// The topics that the subject must be configured with; all others are kept as [`TopicConfig::default`] says.
 pub fn topic_configs() -> Vec<(Name, TopicConfig)> {
     let age = Some(Duration::from_secs(1));
-    let short = TopicConfig { partitions: 1, age, size: None, drop_unread: false };
+    let short = TopicConfig {
+        partitions: 1,
+        age,
+        size: None,
+        drop_unread: false,
+    };
     vec![
-        (SINGLE, TopicConfig { partitions: 1, ..TopicConfig::default() }),
+        (
+            SINGLE,
+            TopicConfig {
+                partitions: 1,
+                ..TopicConfig::default()
+            },
+        ),
         (SHORT, short.clone()),
-        (DROPPING, TopicConfig { drop_unread: true, ..short.clone() }),
-        (SMALL, TopicConfig { age: None, size: Some(10_000), ..short }),
+        (
+            DROPPING,
+            TopicConfig {
+                drop_unread: true,
+                ..short.clone()
+            },
+        ),
+        (
+            SMALL,
+            TopicConfig {
+                age: None,
+                size: Some(10_000),
+                ..short
+            },
+        ),
     ]
 }
 
@@ -101,7 +128,10 @@ impl InMemory {
             keep: KEEP,
             ..MemoryConfig::new(clock.clone())
         };
-        Self { engine: Arc::new(Memory::with(config)), clock }
+        Self {
+            engine: Arc::new(Memory::with(config)),
+            clock,
+        }
     }
 }
 

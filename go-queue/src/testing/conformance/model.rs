@@ -12,9 +12,7 @@ use tokio::time::Instant;
 
 use super::{Consumer, KEEP, Subject, eventually, publish, record, task};
 use crate::delivery::{Delivery, How};
-use crate::engine::{
-    DeadQuery, Engine, Outgoing, Rescheduled, Revoked, Subscribe, TaskId,
-};
+use crate::engine::{DeadQuery, Engine, Outgoing, Rescheduled, Revoked, Subscribe, TaskId};
 use crate::message::Id;
 use crate::name::{Name, Place, Side};
 use crate::time::{WallTime, hours, millis};
@@ -89,16 +87,39 @@ enum End {
 
 #[derive(Clone, Copy, Debug)]
 enum TaskStep {
-    Send { count: usize, later: bool },
-    SendNamed { name: u8, later: bool },
-    Receive { who: usize, room: usize },
-    Settle { nth: usize, end: End },
-    Revoke { nth: usize },
-    Reschedule { nth: usize, later: bool },
-    Replay { nth: usize },
-    Purge { nth: usize },
+    Send {
+        count: usize,
+        later: bool,
+    },
+    SendNamed {
+        name: u8,
+        later: bool,
+    },
+    Receive {
+        who: usize,
+        room: usize,
+    },
+    Settle {
+        nth: usize,
+        end: End,
+    },
+    Revoke {
+        nth: usize,
+    },
+    Reschedule {
+        nth: usize,
+        later: bool,
+    },
+    Replay {
+        nth: usize,
+    },
+    Purge {
+        nth: usize,
+    },
     /// The consumer is gone: crashed if all that it has settled is known to be confirmed, else closed.
-    Leave { who: usize },
+    Leave {
+        who: usize,
+    },
 }
 
 fn task_step() -> impl Strategy<Value = TaskStep> {
@@ -182,7 +203,11 @@ impl Tasks<'_> {
             }
             TaskStep::SendNamed { name, later } => {
                 let id = Id::named(&TUBE, &[name]);
-                let out = Outgoing { id, named: true, ..self.outgoing(later) };
+                let out = Outgoing {
+                    id,
+                    named: true,
+                    ..self.outgoing(later)
+                };
                 self.send(vec![out], later).await;
             }
             TaskStep::Receive { who, room } => {
@@ -225,8 +250,15 @@ impl Tasks<'_> {
     }
 
     fn outgoing(&self, later: bool) -> Outgoing {
-        let due = if later { self.subject.now().saturating_add(hours(1)) } else { WallTime::EPOCH };
-        Outgoing { due, ..task(&TUBE, "x") }
+        let due = if later {
+            self.subject.now().saturating_add(hours(1))
+        } else {
+            WallTime::EPOCH
+        };
+        Outgoing {
+            due,
+            ..task(&TUBE, "x")
+        }
     }
 
     fn count(&self, at: At) -> usize {
@@ -260,22 +292,37 @@ impl Tasks<'_> {
                 Some((At::Done(since), _)) if began - since > KEEP / 2 => None,
                 Some(_) => Some(true),
             };
-            assert_eq!(published.existed, existed.unwrap_or(published.existed), "{before:?}");
+            assert_eq!(
+                published.existed,
+                existed.unwrap_or(published.existed),
+                "{before:?}"
+            );
             if !published.existed {
                 let at = if later { At::Later } else { At::Ready };
                 let task = TaskId::new(TUBE, &published);
                 if before.is_none() {
                     self.order.push(id);
                 }
-                self.known.insert(id, Known { at, starts: 0, named: out.named, task });
+                self.known.insert(
+                    id,
+                    Known {
+                        at,
+                        starts: 0,
+                        named: out.named,
+                        task,
+                    },
+                );
             }
         }
     }
 
     async fn consumer(&mut self, who: usize) -> &mut Consumer {
         if self.consumers[who].is_none() {
-            let engine =
-                if who == 0 { Arc::clone(&self.engine) } else { self.subject.another().await };
+            let engine = if who == 0 {
+                Arc::clone(&self.engine)
+            } else {
+                self.subject.another().await
+            };
             self.consumers[who] = Some(Consumer::open(&engine, &self.to).await);
             self.settled[who] = false;
         }
@@ -285,7 +332,10 @@ impl Tasks<'_> {
     async fn receive(&mut self, who: usize, count: usize) {
         let got = self.consumer(who).await.take(count).await;
         for delivery in got {
-            let known = self.known.get_mut(&delivery.message.id).expect("it was sent");
+            let known = self
+                .known
+                .get_mut(&delivery.message.id)
+                .expect("it was sent");
             assert_eq!(known.at, At::Ready, "only what is ready is delivered");
             assert_eq!(delivery.message.attempt, known.starts + 1);
             known.at = At::Held(who);
@@ -298,11 +348,24 @@ impl Tasks<'_> {
             End::Ack => (How::Ack, At::Done(Instant::now()), false),
             End::Release => (How::RELEASE, At::Ready, false),
             End::ReleaseLater => (How::Release { after: hours(1) }, At::Later, false),
-            End::Retry => (How::Retry { after: Duration::ZERO }, At::Ready, true),
+            End::Retry => (
+                How::Retry {
+                    after: Duration::ZERO,
+                },
+                At::Ready,
+                true,
+            ),
             End::RetryLater => (How::Retry { after: hours(1) }, At::Later, true),
             End::Dead => {
                 let attempts = delivery.message.attempt;
-                (How::Dead { reason: "model".into(), attempts }, At::Dead, false)
+                (
+                    How::Dead {
+                        reason: "model".into(),
+                        attempts,
+                    },
+                    At::Dead,
+                    false,
+                )
             }
         };
         self.consumer(who).await.settle(delivery.receipt, how).await;
@@ -313,11 +376,19 @@ impl Tasks<'_> {
     }
 
     async fn revoke(&mut self, id: Id) {
-        let (at, named, task) = (self.known[&id].at, self.known[&id].named, self.known[&id].task.clone());
+        let (at, named, task) = (
+            self.known[&id].at,
+            self.known[&id].named,
+            self.known[&id].task.clone(),
+        );
         let tasks = self.engine.tasks().expect("declared");
         let ask = async || {
             let answers = tasks.revoke(vec![task.clone()]).await;
-            answers.into_iter().next().expect("one").expect("the engine is there")
+            answers
+                .into_iter()
+                .next()
+                .expect("one")
+                .expect("the engine is there")
         };
         let mut said = ask().await;
         if !matches!(at, At::Held(_)) {
@@ -341,7 +412,10 @@ impl Tasks<'_> {
                 assert_eq!(said, Revoked::AlreadyRun);
             }
             // Without a name an engine need not remember for long.
-            At::Done(_) => assert!(matches!(said, Revoked::AlreadyRun | Revoked::Unknown), "{said:?}"),
+            At::Done(_) => assert!(
+                matches!(said, Revoked::AlreadyRun | Revoked::Unknown),
+                "{said:?}"
+            ),
             At::Gone => assert_eq!(said, Revoked::Unknown),
         }
     }
@@ -349,11 +423,19 @@ impl Tasks<'_> {
     async fn reschedule(&mut self, id: Id, later: bool) {
         let (at, task) = (self.known[&id].at, self.known[&id].task.clone());
         let now = self.subject.now();
-        let due = if later { now.saturating_add(hours(2)) } else { now };
+        let due = if later {
+            now.saturating_add(hours(2))
+        } else {
+            now
+        };
         let tasks = self.engine.tasks().expect("declared");
         let ask = async || {
             let answers = tasks.reschedule(vec![(task.clone(), due)]).await;
-            answers.into_iter().next().expect("one").expect("the engine is there")
+            answers
+                .into_iter()
+                .next()
+                .expect("one")
+                .expect("the engine is there")
         };
         let mut said = ask().await;
         if !matches!(at, At::Held(_)) {
@@ -373,7 +455,10 @@ impl Tasks<'_> {
             At::Held(_) => assert_eq!(said, Rescheduled::Running),
             At::Dead => assert_eq!(said, Rescheduled::AlreadyRun),
             At::Done(_) => {
-                assert!(matches!(said, Rescheduled::AlreadyRun | Rescheduled::Unknown), "{said:?}");
+                assert!(
+                    matches!(said, Rescheduled::AlreadyRun | Rescheduled::Unknown),
+                    "{said:?}"
+                );
             }
             At::Gone => assert_eq!(said, Rescheduled::Unknown),
         }
@@ -393,7 +478,9 @@ impl Tasks<'_> {
     }
 
     async fn leave(&mut self, who: usize) {
-        let Some(mut consumer) = self.consumers[who].take() else { return };
+        let Some(mut consumer) = self.consumers[who].take() else {
+            return;
+        };
         let (mine, others): (Vec<_>, Vec<_>) =
             self.held.drain(..).partition(|(owner, _)| *owner == who);
         self.held = others;
@@ -402,7 +489,9 @@ impl Tasks<'_> {
             drop(consumer);
         } else {
             consumer.quiet();
-            consumer.settle_all(mine.iter().map(|(_, one)| (one.receipt, How::RELEASE))).await;
+            consumer
+                .settle_all(mine.iter().map(|(_, one)| (one.receipt, How::RELEASE)))
+                .await;
             consumer.close().await;
         }
         for (_, delivery) in mine {
@@ -432,14 +521,18 @@ impl Tasks<'_> {
         let consumer = self.consumer(0).await;
         consumer.ack(&got).await;
         consumer.nothing(millis(50)).await;
-        consumer.until_health("that nothing waits", |health| {
-            health.empty && health.next_due.is_none()
-        })
-        .await;
+        consumer
+            .until_health("that nothing waits", |health| {
+                health.empty && health.next_due.is_none()
+            })
+            .await;
         assert_eq!(consumer.health().stale, 0);
         self.consumers[0].take().expect("opened").close().await;
         if let Some(dead) = self.engine.dead_letters() {
-            assert_eq!(dead.count(Some(Place::Tube(TUBE))).await.expect("counted"), 0);
+            assert_eq!(
+                dead.count(Some(Place::Tube(TUBE))).await.expect("counted"),
+                0
+            );
         }
     }
 }
@@ -456,7 +549,10 @@ async fn cursor_of(engine: &Arc<dyn Engine>, to: &Subscribe, id: Id) -> u64 {
             limit: 1000,
         };
         let list = dead.list(query).await.expect("listed");
-        cursor = list.iter().find(|letter| letter.id == id).map(|letter| letter.cursor);
+        cursor = list
+            .iter()
+            .find(|letter| letter.id == id)
+            .map(|letter| letter.cursor);
         cursor.is_some()
     })
     .await;
@@ -467,11 +563,26 @@ async fn cursor_of(engine: &Arc<dyn Engine>, to: &Subscribe, id: Id) -> u64 {
 
 #[derive(Clone, Copy, Debug)]
 enum TopicStep {
-    Push { key: u8, count: usize },
-    Receive { group: usize, room: usize },
-    Settle { group: usize, nth: usize, dead: bool },
-    Replay { group: usize, nth: usize },
-    Leave { group: usize },
+    Push {
+        key: u8,
+        count: usize,
+    },
+    Receive {
+        group: usize,
+        room: usize,
+    },
+    Settle {
+        group: usize,
+        nth: usize,
+        dead: bool,
+    },
+    Replay {
+        group: usize,
+        nth: usize,
+    },
+    Leave {
+        group: usize,
+    },
 }
 
 fn topic_step() -> impl Strategy<Value = TopicStep> {
@@ -538,7 +649,9 @@ impl Topics<'_> {
     async fn step(&mut self, step: TopicStep) {
         match step {
             TopicStep::Push { key, count } => {
-                let slice = (0..count).map(|_| record(&TOPIC, &format!("key-{key}"), "x")).collect();
+                let slice = (0..count)
+                    .map(|_| record(&TOPIC, &format!("key-{key}"), "x"))
+                    .collect();
                 for one in publish(&self.engine, slice).await {
                     self.sent.push((one.id, key, one.partition));
                     for reader in &mut self.readers {
@@ -555,13 +668,24 @@ impl Topics<'_> {
                 let delivery = reader.held.swap_remove(nth % reader.held.len());
                 let dead = dead && self.mortal;
                 let how = if dead {
-                    How::Dead { reason: "model".into(), attempts: delivery.message.attempt }
+                    How::Dead {
+                        reason: "model".into(),
+                        attempts: delivery.message.attempt,
+                    }
                 } else {
                     How::Ack
                 };
-                reader.consumer.as_mut().expect("open").settle(delivery.receipt, how).await;
+                reader
+                    .consumer
+                    .as_mut()
+                    .expect("open")
+                    .settle(delivery.receipt, how)
+                    .await;
                 reader.settled = true;
-                reader.read.insert(delivery.message.id, if dead { Read::Dead } else { Read::Done });
+                reader.read.insert(
+                    delivery.message.id,
+                    if dead { Read::Dead } else { Read::Done },
+                );
             }
             TopicStep::Replay { group, nth } => {
                 let reader = &self.readers[group];
@@ -576,20 +700,33 @@ impl Topics<'_> {
     }
 
     async fn receive(&mut self, group: usize, room: usize) {
-        if !self.readers[group].read.values().any(|read| *read == Read::Unread) {
+        if !self.readers[group]
+            .read
+            .values()
+            .any(|read| *read == Read::Unread)
+        {
             return;
         }
         if self.readers[group].consumer.is_none() {
-            let engine =
-                if group == 0 { Arc::clone(&self.engine) } else { self.subject.another().await };
+            let engine = if group == 0 {
+                Arc::clone(&self.engine)
+            } else {
+                self.subject.another().await
+            };
             let consumer = Consumer::open(&engine, &self.readers[group].to).await;
             self.readers[group].consumer = Some(consumer);
             self.readers[group].settled = false;
         }
         let reader = &mut self.readers[group];
         for delivery in reader.consumer.as_mut().expect("open").receive(room).await {
-            let read = reader.read.get_mut(&delivery.message.id).expect("it was sent");
-            assert!(matches!(read, Read::Unread | Read::Perhaps), "{read:?} came again");
+            let read = reader
+                .read
+                .get_mut(&delivery.message.id)
+                .expect("it was sent");
+            assert!(
+                matches!(read, Read::Unread | Read::Perhaps),
+                "{read:?} came again"
+            );
             *read = Read::Held;
             reader.held.push(delivery);
         }
@@ -604,11 +741,15 @@ impl Topics<'_> {
 
     async fn leave(&mut self, group: usize) {
         let reader = &mut self.readers[group];
-        let Some(mut consumer) = reader.consumer.take() else { return };
+        let Some(mut consumer) = reader.consumer.take() else {
+            return;
+        };
         let held = std::mem::take(&mut reader.held);
         if reader.settled {
             consumer.quiet();
-            consumer.settle_all(held.iter().map(|one| (one.receipt, How::RELEASE))).await;
+            consumer
+                .settle_all(held.iter().map(|one| (one.receipt, How::RELEASE)))
+                .await;
             consumer.close().await;
         } else {
             drop(consumer);
@@ -621,7 +762,9 @@ impl Topics<'_> {
             match reader.read[id] {
                 Read::Unread => drop(open.insert(*partition)),
                 // What died is kept elsewhere and counts as read; an engine may still bring it again from the log.
-                Read::Done if open.contains(partition) => drop(reader.read.insert(*id, Read::Perhaps)),
+                Read::Done if open.contains(partition) => {
+                    drop(reader.read.insert(*id, Read::Perhaps))
+                }
                 _ => {}
             }
         }
@@ -637,7 +780,11 @@ impl Topics<'_> {
                 }
             }
             let mut last: HashMap<u8, usize> = HashMap::new();
-            while self.readers[group].read.values().any(|read| *read == Read::Unread) {
+            while self.readers[group]
+                .read
+                .values()
+                .any(|read| *read == Read::Unread)
+            {
                 self.receive(group, 64).await;
                 let reader = &mut self.readers[group];
                 let held = std::mem::take(&mut reader.held);
@@ -646,9 +793,16 @@ impl Topics<'_> {
                     reader.read.insert(id, Read::Done);
                     // Replayed dead letters stand beside their key.
                     if delivery.message.attempt == 1 && !self.mortal {
-                        let at = self.sent.iter().position(|(sent, ..)| *sent == id).expect("sent");
+                        let at = self
+                            .sent
+                            .iter()
+                            .position(|(sent, ..)| *sent == id)
+                            .expect("sent");
                         let before = last.insert(self.sent[at].1, at);
-                        assert!(before.is_none_or(|before| before < at), "the order of a key");
+                        assert!(
+                            before.is_none_or(|before| before < at),
+                            "the order of a key"
+                        );
                     }
                 }
                 reader.consumer.as_mut().expect("open").ack(&held).await;
@@ -656,7 +810,11 @@ impl Topics<'_> {
             if let Some(mut consumer) = self.readers[group].consumer.take() {
                 let rest = consumer.gather(millis(50)).await;
                 let read = &self.readers[group].read;
-                assert!(rest.iter().all(|one| read[&one.message.id] == Read::Perhaps), "nothing comes twice");
+                assert!(
+                    rest.iter()
+                        .all(|one| read[&one.message.id] == Read::Perhaps),
+                    "nothing comes twice"
+                );
                 consumer.ack(&rest).await;
                 consumer.close().await;
             }

@@ -45,7 +45,10 @@ fn messages(to: &Subscribe, count: usize) -> Vec<Outgoing> {
 }
 
 fn ids(deliveries: &[Delivery]) -> HashSet<Id> {
-    let ids: HashSet<Id> = deliveries.iter().map(|delivery| delivery.message.id).collect();
+    let ids: HashSet<Id> = deliveries
+        .iter()
+        .map(|delivery| delivery.message.id)
+        .collect();
     assert_eq!(ids.len(), deliveries.len(), "each is delivered once");
     ids
 }
@@ -60,15 +63,33 @@ pub async fn capabilities_are_as_declared(subject: &dyn Subject) {
     for side in [Side::Tasks, Side::Topics] {
         let declared = engine.capabilities(side);
         assert_eq!(declared, subject.capabilities(side), "{side}");
-        assert_eq!(declared, subject.another().await.capabilities(side), "the same for every handle");
+        assert_eq!(
+            declared,
+            subject.another().await.capabilities(side),
+            "the same for every handle"
+        );
         if !declared.supported {
-            assert_eq!(declared, crate::engine::Capabilities::default(), "nothing on {side}");
+            assert_eq!(
+                declared,
+                crate::engine::Capabilities::default(),
+                "nothing on {side}"
+            );
         }
     }
     let tasks = engine.capabilities(Side::Tasks);
-    assert_eq!(engine.tasks().is_some(), tasks.supported, "revoke and reschedule where tasks are");
-    let dead = [Side::Tasks, Side::Topics].iter().any(|side| engine.capabilities(*side).dead_letter);
-    assert_eq!(engine.dead_letters().is_some(), dead, "dead letters where they are kept");
+    assert_eq!(
+        engine.tasks().is_some(),
+        tasks.supported,
+        "revoke and reschedule where tasks are"
+    );
+    let dead = [Side::Tasks, Side::Topics]
+        .iter()
+        .any(|side| engine.capabilities(*side).dead_letter);
+    assert_eq!(
+        engine.dead_letters().is_some(),
+        dead,
+        "dead letters where they are kept"
+    );
 }
 
 /// Everything comes, once, as a first start.
@@ -78,14 +99,23 @@ pub async fn delivers_what_was_published(subject: &dyn Subject) {
         let sent = messages(&to, 700);
         let before = subject.now();
         let answers = publish(&engine, sent.clone()).await;
-        assert!(answers.iter().zip(&sent).all(|(answer, out)| answer.id == out.id && !answer.existed));
+        assert!(
+            answers
+                .iter()
+                .zip(&sent)
+                .all(|(answer, out)| answer.id == out.id && !answer.existed)
+        );
         let mut consumer = Consumer::open(&engine, &to).await;
         let got = consumer.take(700).await;
         assert_eq!(ids(&got), ids_of(&sent));
         for Delivery { message, .. } in &got {
             assert_eq!(message.attempt, 1);
             // Half a second for clocks that are read in two places.
-            assert!(message.at >= before.saturating_sub(millis(500)), "{} < {before}", message.at);
+            assert!(
+                message.at >= before.saturating_sub(millis(500)),
+                "{} < {before}",
+                message.at
+            );
             assert!(message.at <= subject.now().saturating_add(millis(500)));
         }
         consumer.ack(&got).await;
@@ -102,7 +132,9 @@ pub async fn keeps_headers_and_bytes_exactly(subject: &dyn Subject) {
             Place::Topic(_) => MAX_RECORD_LEN,
         };
         let all: Vec<u8> = (0..=255).collect();
-        let many: Headers = (0..500).map(|n| (format!("name-{}", n % 250), vec![0xff, n as u8])).collect();
+        let many: Headers = (0..500)
+            .map(|n| (format!("name-{}", n % 250), vec![0xff, n as u8]))
+            .collect();
         let many = many.encode().expect("within the format");
         let none = Flags::default();
         let large: Vec<u8> = all.iter().copied().cycle().take(limit).collect();
@@ -110,7 +142,10 @@ pub async fn keeps_headers_and_bytes_exactly(subject: &dyn Subject) {
             (Body::pack(b"", b"", b""), none),
             (Body::pack(b"", b"", b""), Flags::NULL_KEY),
             (Body::pack(b"", b"", b""), Flags::NULL_PAYLOAD),
-            (Body::pack(b"", b"", b""), Flags::NULL_KEY.with(Flags::NULL_PAYLOAD)),
+            (
+                Body::pack(b"", b"", b""),
+                Flags::NULL_KEY.with(Flags::NULL_PAYLOAD),
+            ),
             (Body::pack(b"key", b"", b""), Flags::NULL_PAYLOAD),
             (Body::pack(&all, b"", &all), none),
             (Body::pack(b"", &many, b"x"), Flags::NULL_KEY),
@@ -139,11 +174,17 @@ pub async fn keeps_headers_and_bytes_exactly(subject: &dyn Subject) {
         publish(&engine, sent.clone()).await;
         let mut consumer = Consumer::open(&engine, &to).await;
         let got = consumer.take(sent.len()).await;
-        let got: HashMap<Id, &Delivery> = got.iter().map(|delivery| (delivery.message.id, delivery)).collect();
+        let got: HashMap<Id, &Delivery> = got
+            .iter()
+            .map(|delivery| (delivery.message.id, delivery))
+            .collect();
         for out in &sent {
             let message = &got.get(&out.id).expect("delivered").message;
             let length = message.body.len();
-            assert!(message.body.bytes() == out.body.bytes(), "{length} bytes are not those sent");
+            assert!(
+                message.body.bytes() == out.body.bytes(),
+                "{length} bytes are not those sent"
+            );
             assert_eq!(message.body.key(), out.body.key());
             assert_eq!(message.body.head_len(), out.body.head_len());
             assert_eq!((message.flags, message.content), (out.flags, out.content));
@@ -166,7 +207,10 @@ pub async fn oversize_is_refused_before_storing(subject: &dyn Subject) {
         };
         let engine = subject.engine();
         let answers = engine.publisher().publish(vec![sized(limit + 1)]).await;
-        assert!(matches!(answers[..], [Err(PublishError::TooLarge { .. })]), "{answers:?}");
+        assert!(
+            matches!(answers[..], [Err(PublishError::TooLarge { .. })]),
+            "{answers:?}"
+        );
         let fits = sized(limit);
         publish(&engine, vec![fits.clone()]).await;
         let mut consumer = Consumer::open(&engine, &to).await;
@@ -195,7 +239,10 @@ pub async fn a_slice_is_answered_in_order(subject: &dyn Subject) {
         let mut consumer = Consumer::open(&engine, &to).await;
         assert_eq!(ids(&consumer.take(8).await), ids_of(&slice));
         consumer.nothing(SILENCE).await;
-        assert!(engine.publisher().publish(Vec::new()).await.is_empty(), "an empty slice is no error");
+        assert!(
+            engine.publisher().publish(Vec::new()).await.is_empty(),
+            "an empty slice is no error"
+        );
         consumer.close().await;
     }
 }
@@ -208,8 +255,9 @@ pub async fn places_do_not_mix(subject: &dyn Subject) {
             Place::Tube(_) => Subscribe::tube(Name::literal("other")),
             Place::Topic(_) => Subscribe::topic(Name::literal("other"), Name::literal("readers")),
         };
-        let slice: Vec<Outgoing> =
-            (0..40).map(|n| message(if n % 2 == 0 { &to } else { &other }, n)).collect();
+        let slice: Vec<Outgoing> = (0..40)
+            .map(|n| message(if n % 2 == 0 { &to } else { &other }, n))
+            .collect();
         publish(&engine, slice.clone()).await;
         for (at, subscription) in [&to, &other].into_iter().enumerate() {
             let mut consumer = Consumer::open(&engine, subscription).await;
@@ -249,7 +297,9 @@ pub async fn turn_takes_all_settlements_at_free_zero(subject: &dyn Subject) {
         let got = consumer.take(300).await;
         // More than one slice at once; the consumer asserts that all are taken.
         consumer.ack(&got).await;
-        consumer.until_health("that nothing waits", |health| health.empty).await;
+        consumer
+            .until_health("that nothing waits", |health| health.empty)
+            .await;
         consumer.close().await;
         let mut later = Consumer::open(&subject.another().await, &to).await;
         later.nothing(SILENCE).await;
@@ -281,7 +331,10 @@ pub async fn pending_turn_wakes_on_arrival(subject: &dyn Subject) {
             }
             let sent = messages(&to, 1);
             publish(&producer, sent.clone()).await;
-            eventually("the waker is called", async || flag.0.load(Ordering::SeqCst)).await;
+            eventually("the waker is called", async || {
+                flag.0.load(Ordering::SeqCst)
+            })
+            .await;
             let got = consumer.take(1).await;
             assert_eq!(ids(&got), ids_of(&sent));
             consumer.ack(&got).await;
@@ -306,7 +359,10 @@ pub async fn closed_intake_hands_out_nothing_and_holds_nothing_back(subject: &dy
         let mut second = Consumer::open(&subject.another().await, &to).await;
         let rest = second.take(49).await;
         let mut all = ids(&rest);
-        assert!(rest.iter().all(|delivery| delivery.message.attempt == 1), "fetched is not started");
+        assert!(
+            rest.iter().all(|delivery| delivery.message.attempt == 1),
+            "fetched is not started"
+        );
         all.extend(ids(&got));
         assert_eq!(all, ids_of(&sent));
         second.nothing(SILENCE).await;
@@ -363,7 +419,9 @@ pub async fn release_makes_it_deliverable_again(subject: &dyn Subject) {
         let mut first = Consumer::open(&engine, &to).await;
         let got = first.take(20).await;
         first.quiet();
-        first.settle_all(got.iter().map(|delivery| (delivery.receipt, How::RELEASE))).await;
+        first
+            .settle_all(got.iter().map(|delivery| (delivery.receipt, How::RELEASE)))
+            .await;
         first.close().await;
         let mut second = Consumer::open(&subject.another().await, &to).await;
         assert_eq!(ids(&second.take(20).await), ids_of(&sent));
@@ -420,14 +478,20 @@ pub async fn stale_settlement_is_dropped_and_counted(subject: &dyn Subject) {
         let got = consumer.take(2).await;
         consumer.ack(&got[..1]).await;
         consumer.ack(&got[..1]).await;
-        consumer.until_health("a stale settlement", |health| health.stale == 1).await;
+        consumer
+            .until_health("a stale settlement", |health| health.stale == 1)
+            .await;
         let mut foreign = got[1].receipt;
         foreign.epoch = foreign.epoch.wrapping_add(1_000_000);
         consumer.settle(foreign, How::Ack).await;
-        consumer.until_health("two stale settlements", |health| health.stale == 2).await;
+        consumer
+            .until_health("two stale settlements", |health| health.stale == 2)
+            .await;
         // The second message is still in hand, and only that.
         consumer.ack(&got[1..]).await;
-        consumer.until_health("that nothing waits", |health| health.empty).await;
+        consumer
+            .until_health("that nothing waits", |health| health.empty)
+            .await;
         assert_eq!(consumer.health().stale, 2);
         consumer.close().await;
     }
@@ -453,9 +517,15 @@ pub async fn cut_connection_gives_lost(subject: &dyn Subject) {
         }
         let again = consumer.take(20).await;
         assert_eq!(ids(&again), ids_of(&sent));
-        assert!(again.iter().all(|delivery| !epochs.contains(&delivery.receipt.epoch)));
+        assert!(
+            again
+                .iter()
+                .all(|delivery| !epochs.contains(&delivery.receipt.epoch))
+        );
         consumer.ack(&got).await;
-        consumer.until_health("twenty stale settlements", |health| health.stale == 20).await;
+        consumer
+            .until_health("twenty stale settlements", |health| health.stale == 20)
+            .await;
         consumer.ack(&again).await;
         consumer.nothing(SILENCE).await;
         consumer.close().await;
@@ -477,7 +547,10 @@ pub async fn acks_out_of_order_lose_nothing(subject: &dyn Subject) {
         first.quiet();
         first.idle(millis(50)).await;
         drop(first);
-        let open: HashSet<Id> = open.iter().map(|(_, delivery)| delivery.message.id).collect();
+        let open: HashSet<Id> = open
+            .iter()
+            .map(|(_, delivery)| delivery.message.id)
+            .collect();
         let mut second = Consumer::open(&subject.another().await, &to).await;
         let mut again = HashSet::new();
         eventually("what was open comes again", async || {
@@ -517,7 +590,9 @@ pub async fn health_knows_when_nothing_waits(subject: &dyn Subject) {
         let got = consumer.take(10).await;
         consumer.ack(&got).await;
         consumer.nothing(millis(50)).await;
-        consumer.until_health("that nothing waits", |health| health.empty).await;
+        consumer
+            .until_health("that nothing waits", |health| health.empty)
+            .await;
         assert_eq!(consumer.health().next_due, None);
         consumer.close().await;
     }
@@ -541,7 +616,12 @@ pub async fn in_hand_longer_than_the_lease_runs_once(subject: &dyn Subject) {
         } else {
             first.idle(seconds(3)).await;
         }
-        assert!(!first.notices().iter().any(|notice| matches!(notice, Notice::LostOne(_))));
+        assert!(
+            !first
+                .notices()
+                .iter()
+                .any(|notice| matches!(notice, Notice::LostOne(_)))
+        );
         first.ack(&got).await;
         first.close().await;
         let mut later = Consumer::open(&engine, &to).await;
@@ -585,7 +665,10 @@ pub async fn producers_and_consumers_at_once_lose_nothing(subject: &dyn Subject)
         })
         .await;
         assert_eq!(done.keys().copied().collect::<HashSet<_>>(), sent);
-        assert!(done.values().all(|runs| *runs == 1), "nothing runs twice without cause");
+        assert!(
+            done.values().all(|runs| *runs == 1),
+            "nothing runs twice without cause"
+        );
         first.close().await;
         second.close().await;
     }
