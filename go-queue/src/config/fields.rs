@@ -356,12 +356,11 @@ pub(super) fn choice<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result
     if let Some((_, value)) = words.iter().find(|(word, _)| same_key(word, text)) {
         return Ok(*value);
     }
-    let remedy = match nearest(text, words.iter().map(|(word, _)| *word)) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => {
-            let all: Vec<_> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
-            format!("write {}", all.join(" or "))
-        }
+    let remedy = if let Some(near) = nearest(text, words.iter().map(|(word, _)| *word)) {
+        format!("did you mean `{near}`?")
+    } else {
+        let all: Vec<_> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
+        format!("write {}", all.join(" or "))
     };
     Err(Not::new("is not known here", remedy))
 }

@@ -258,9 +258,11 @@ fn no_match<L: Display>(config: &HandlerConfig, handlers: &[(String, L)]) -> Con
     known.sort_unstable();
     let more = known.len().saturating_sub(20);
     known.truncate(20);
-    let mut list = known.join(", ");
-    if more > 0 {
-        list.push_str(&format!(" and {more} more"));
-    }
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    let list = known.join(", ") + &more;
     error.remedy(format!("{suggestion}handlers are: {list}; {LINK}"))
 }

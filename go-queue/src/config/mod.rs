@@ -10,6 +10,7 @@ mod at;
 mod engines;
 mod error;
 mod fields;
+mod go;
 mod handlers;
 mod places;
 mod process;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 pub use at::{At, Given, Secret};
 pub use engines::{EngineChoice, EngineKind};
 pub use error::{ConfigError, ConfigErrors, Remark, Severity};
+pub use go::{GO_FETCH_WAIT, GoSection};
 pub use handlers::{
     HandlerConfig, HandlerMatches, MAX_BATCH, MAX_CONCURRENCY, MAX_LANES, MAX_WAITING, MIN_LEASE,
 };
@@ -105,6 +107,8 @@ pub struct Config {
     pub topics: Vec<TopicSection>,
     /// Single handlers.
     pub handlers: Vec<HandlerConfig>,
+    /// Sections in the form of the Go library, translated.
+    pub go_sections: Vec<GoSection>,
     /// The port for people and their tools.
     pub admin: AdminConfig,
     /// How to stop.
@@ -131,6 +135,7 @@ impl Default for Config {
             tubes: Vec::new(),
             topics: Vec::new(),
             handlers: Vec::new(),
+            go_sections: Vec::new(),
             admin: AdminConfig::default(),
             shutdown: ShutdownConfig::default(),
             log: LogConfig::default(),
@@ -208,8 +213,11 @@ impl Config {
             file: file.map(Arc::from),
             ..Self::default()
         };
+        let go = go::take(reader, &mut root);
         let top = Fields::open(reader, &root, "", SECTIONS);
         config.fill(reader, &top);
+        go::translate(reader, &mut config, &go);
+        config.dq.check(reader);
         config.check(reader);
         config.remarks.append(&mut reader.remarks);
         config
@@ -357,7 +365,7 @@ fn read_file(path: &Path) -> Result<String, String> {
     }
     String::from_utf8(bytes).map_err(|why| {
         let good = &why.as_bytes()[..why.utf8_error().valid_up_to()];
-        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = good.split(|byte| *byte == b'\n').count();
         format!("line {line} is not UTF-8")
     })
 }

@@ -202,16 +202,13 @@ fn named<'n>(
 ) -> Vec<(Name, Fields<'n>)> {
     let mut out: Vec<(Name, Fields<'n>)> = Vec::new();
     for (key, at, value) in free_entries(reader, node, path) {
-        let name = match name(&key) {
-            Ok(name) => name,
-            Err(_) => {
-                reader.problem(
-                    &at,
-                    format!("`{}` is not a name", shown(&key)),
-                    "1 to 200 letters, digits, `.`, `_` and `-`, not beginning with `-`",
-                );
-                continue;
-            }
+        let Ok(name) = name(&key) else {
+            reader.problem(
+                &at,
+                format!("`{}` is not a name", shown(&key)),
+                "1 to 200 letters, digits, `.`, `_` and `-`, not beginning with `-`",
+            );
+            continue;
         };
         let mut fields = Fields::open(reader, value, &join(path, &key), known);
         fields.at = at;

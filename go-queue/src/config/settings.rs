@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::units::{format_backoff, format_rate, format_size, format_timeout};
 use super::{At, Config, ConfigError, ConfigErrors, Given, HandlerConfig, Remark};
 use crate::engine::{DEFAULT_PRIORITY, Order, Start};
+use crate::handler::Source;
 use crate::handler::options::{Backoff, OnRetry, Options, Rate, Timeout, Undecodable, Unmatched};
 use crate::name::{Name, Side};
 use crate::time::format_duration;
@@ -101,16 +102,29 @@ impl<T> Setting<T> {
 pub struct Shape<'a> {
     /// `module::name`, for messages.
     pub path: &'a str,
-    /// Tubes or topics.
-    pub side: Side,
+    /// What it consumes.
+    pub source: Source,
     /// Whether it takes a batch (`Vec<T>`).
     pub batch: bool,
     /// Whether a dedup store is asked before each run.
     pub claims: bool,
-    /// The group that its attribute names.
-    pub group: Option<&'a str>,
     /// The options that its attribute gives.
     pub attribute: &'a Options,
+}
+
+impl Shape<'_> {
+    /// Tubes or topics.
+    pub fn side(&self) -> Side {
+        self.source.side()
+    }
+
+    /// The group that its attribute names.
+    pub fn group(&self) -> Option<&'static str> {
+        match self.source {
+            Source::Topics { group, .. } => group,
+            Source::Tube(_) => None,
+        }
+    }
 }
 
 /// Everything that is in force for one handler.
@@ -184,30 +198,34 @@ impl Config {
             group: self.kq.group.as_ref(),
             name: &self.name.value,
         };
-        Settings::merge(shape, file, &inherited)
+        let files: Vec<_> = file.into_iter().chain(self.go_section(shape)).collect();
+        Settings::merge(shape, &files, &inherited)
     }
 }
 
-/// Picks from file, attribute and default.
+/// Picks from the configuration, the attribute and the default.
 struct Pick<'a> {
-    file: Option<&'a HandlerConfig>,
+    /// The most specific first.
+    files: &'a [&'a HandlerConfig],
+    attribute: &'a Options,
 }
 
 impl Pick<'_> {
     fn one<T>(
         &self,
         option: &'static str,
-        file: Option<T>,
-        attribute: Option<T>,
+        get: impl Fn(&Options) -> Option<T>,
         default: T,
     ) -> Setting<T> {
-        if let (Some(value), Some(config)) = (file, self.file) {
-            return Setting {
-                value,
-                origin: Origin::of(config.place_of(option)),
-            };
+        for config in self.files {
+            if let Some(value) = get(&config.options) {
+                return Setting {
+                    value,
+                    origin: Origin::of(config.place_of(option)),
+                };
+            }
         }
-        match attribute {
+        match get(self.attribute) {
             Some(value) => Setting {
                 value,
                 origin: Origin::Attribute,
@@ -216,105 +234,85 @@ impl Pick<'_> {
         }
     }
 
-    /// For options where the file can say `none`.
+    /// For options where the configuration can say `none`.
     fn maybe<T>(
         &self,
         option: &'static str,
-        file: Option<T>,
-        attribute: Option<T>,
+        get: impl Fn(&Options) -> Option<T>,
     ) -> Setting<Option<T>> {
-        let given = self
-            .file
-            .and_then(|config| config.given().find(|(name, _)| *name == option));
-        match given {
-            Some((_, at)) => Setting {
-                value: file,
-                origin: Origin::of(at),
-            },
-            None => self.one(option, None, attribute.map(Some), None),
+        for config in self.files {
+            if let Some((_, at)) = config.given().find(|(name, _)| *name == option) {
+                return Setting {
+                    value: get(&config.options),
+                    origin: Origin::of(at),
+                };
+            }
         }
+        self.one(option, |options| get(options).map(Some), None)
     }
 }
 
 impl Settings {
-    /// Puts together what attribute, file and defaults say, with the origin of each value, and checks the result.
+    /// Puts together what the configuration (the most specific part first), the attribute and the defaults say, with the origin of
+    /// each value, and checks the result.
     ///
     /// # Errors
     /// Options that make no sense for this handler, or not with each other; all of them.
     pub fn merge(
         shape: &Shape<'_>,
-        file: Option<&HandlerConfig>,
+        files: &[&HandlerConfig],
         inherited: &Inherited<'_>,
     ) -> Result<Self, ConfigErrors> {
-        let topics = shape.side == Side::Topics;
-        let none = Options::NONE;
-        let f = file.map_or(&none, |config| &config.options);
-        let a = shape.attribute;
-        let pick = Pick { file };
-
-        let concurrency = pick.one(
-            "concurrency",
-            f.concurrency,
-            a.concurrency,
-            if topics {
-                DEFAULT_KQ_CONCURRENCY
-            } else {
-                DEFAULT_DQ_CONCURRENCY
-            },
-        );
-        let order = pick.one(
-            "order",
-            f.order,
-            a.order,
-            if topics { Order::Key } else { Order::None },
-        );
-        let mut batch = pick.one("batch", f.batch, a.batch, DEFAULT_BATCH);
-        if !shape.batch {
-            batch = Setting::default(1);
-        }
+        let topics = shape.side() == Side::Topics;
+        let pick = Pick {
+            files,
+            attribute: shape.attribute,
+        };
+        let (plain_concurrency, plain_order) = if topics {
+            (DEFAULT_KQ_CONCURRENCY, Order::Key)
+        } else {
+            (DEFAULT_DQ_CONCURRENCY, Order::None)
+        };
+        let concurrency = pick.one("concurrency", |o| o.concurrency, plain_concurrency);
+        let order = pick.one("order", |o| o.order, plain_order);
+        let batch = if shape.batch {
+            pick.one("batch", |o| o.batch, DEFAULT_BATCH)
+        } else {
+            Setting::default(1)
+        };
         let waiting = default_waiting(shape, order.value, concurrency.value, batch.value);
-        let mut offset = pick.one("offset", f.offset, a.offset, Start::First);
-        if let (Origin::Default, Some(given)) = (&offset.origin, inherited.offset) {
-            offset = Setting {
-                value: given.value,
-                origin: Origin::of(&given.at),
-            };
-        }
+        let timeout = Timeout::After(DEFAULT_TIMEOUT);
         let mut settings = Self {
-            waiting: pick.one("waiting", f.waiting, a.waiting, waiting),
-            lanes: pick.one("lanes", f.lanes, a.lanes, DEFAULT_LANES),
-            timeout: pick.one(
-                "timeout",
-                f.timeout,
-                a.timeout,
-                Timeout::After(DEFAULT_TIMEOUT),
-            ),
-            retry_max: pick.one("retry.max", f.retry_max, a.retry_max, DEFAULT_RETRY_MAX),
-            backoff: pick.one("retry.backoff", f.backoff, a.backoff, DEFAULT_BACKOFF),
-            on_retry: pick.one("on_retry", f.on_retry, a.on_retry, OnRetry::Block),
-            undecodable: pick.one(
-                "undecodable",
-                f.undecodable,
-                a.undecodable,
-                Undecodable::DeadLetter,
-            ),
-            unmatched: pick.one("unmatched", f.unmatched, a.unmatched, Unmatched::DeadLetter),
-            linger: pick.one("linger", f.linger, a.linger, DEFAULT_LINGER),
-            max_late: pick.maybe("max_late", f.max_late, a.max_late),
-            lease: pick.one("lease", f.lease, a.lease, DEFAULT_LEASE),
-            priority: pick.one("priority", f.priority, a.priority, DEFAULT_PRIORITY),
-            rate: pick.maybe("rate", f.rate, a.rate),
-            enabled: pick.one("enabled", f.enabled, a.enabled, true),
+            waiting: pick.one("waiting", |o| o.waiting, waiting),
+            lanes: pick.one("lanes", |o| o.lanes, DEFAULT_LANES),
+            timeout: pick.one("timeout", |o| o.timeout, timeout),
+            retry_max: pick.one("retry.max", |o| o.retry_max, DEFAULT_RETRY_MAX),
+            backoff: pick.one("retry.backoff", |o| o.backoff, DEFAULT_BACKOFF),
+            on_retry: pick.one("on_retry", |o| o.on_retry, OnRetry::Block),
+            undecodable: pick.one("undecodable", |o| o.undecodable, Undecodable::DeadLetter),
+            unmatched: pick.one("unmatched", |o| o.unmatched, Unmatched::DeadLetter),
+            linger: pick.one("linger", |o| o.linger, DEFAULT_LINGER),
+            max_late: pick.maybe("max_late", |o| o.max_late),
+            lease: pick.one("lease", |o| o.lease, DEFAULT_LEASE),
+            priority: pick.one("priority", |o| o.priority, DEFAULT_PRIORITY),
+            rate: pick.maybe("rate", |o| o.rate),
+            enabled: pick.one("enabled", |o| o.enabled, true),
+            offset: pick.one("offset", |o| o.offset, Start::First),
             group: Setting::default(None),
             concurrency,
             order,
             batch,
-            offset,
             remarks: Vec::new(),
         };
+        if let (Origin::Default, Some(given)) = (&settings.offset.origin, inherited.offset) {
+            settings.offset = Setting {
+                value: given.value,
+                origin: Origin::of(&given.at),
+            };
+        }
         let mut problems = Vec::new();
-        settings.group = group(shape, file, inherited, &mut problems);
-        if let Some(file) = file {
+        settings.group = group(shape, files, inherited, &mut problems);
+        for file in files {
             misplaced(shape, file, &mut problems);
         }
         settings.check(shape, &mut problems);
@@ -413,7 +411,7 @@ impl Settings {
                 ),
             ));
         }
-        if shape.side == Side::Topics && self.order.value == Order::Key && batch > 1 {
+        if shape.side() == Side::Topics && self.order.value == Order::Key && batch > 1 {
             self.remarks.push(Remark::note(
                 self.order.origin.place(),
                 format!(
@@ -433,7 +431,7 @@ impl Settings {
         ) -> (&'static str, String, Origin) {
             (name, write(&setting.value), setting.origin.clone())
         }
-        let topics = shape.side == Side::Topics;
+        let topics = shape.side() == Side::Topics;
         let mut rows = vec![
             row("enabled", &self.enabled, ToString::to_string),
             row("concurrency", &self.concurrency, ToString::to_string),
@@ -444,16 +442,16 @@ impl Settings {
             let group = |group: &Option<Name>| group.as_deref().unwrap_or("none").to_owned();
             rows.push(row("group", &self.group, group));
             rows.push(row("order", &self.order, |v| {
-                word(super::handlers::ORDER, *v)
+                word(super::handlers::ORDER, v)
             }));
             rows.push(row("offset", &self.offset, |v| {
-                word(super::topics::OFFSET, *v)
+                word(super::topics::OFFSET, v)
             }));
             rows.push(row("on_retry", &self.on_retry, |v| {
-                word(super::handlers::ON_RETRY, *v)
+                word(super::handlers::ON_RETRY, v)
             }));
             rows.push(row("unmatched", &self.unmatched, |v| {
-                word(super::handlers::UNMATCHED, *v)
+                word(super::handlers::UNMATCHED, v)
             }));
         } else {
             rows.push(row("priority", &self.priority, ToString::to_string));
@@ -465,7 +463,7 @@ impl Settings {
         rows.push(row("retry.max", &self.retry_max, ToString::to_string));
         rows.push(row("retry.backoff", &self.backoff, |v| format_backoff(*v)));
         rows.push(row("undecodable", &self.undecodable, |v| {
-            word(super::handlers::UNDECODABLE, *v)
+            word(super::handlers::UNDECODABLE, v)
         }));
         rows.push(row("lease", &self.lease, |v| format_duration(*v)));
         rows.push(row("rate", &self.rate, |v| {
@@ -480,10 +478,10 @@ impl Settings {
 }
 
 /// The word that means this value.
-pub(super) fn word<T: PartialEq>(words: &[(&'static str, T)], value: T) -> String {
+pub(super) fn word<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> String {
     words
         .iter()
-        .find(|(_, known)| *known == value)
+        .find(|(_, known)| known == value)
         .map_or("?", |(word, _)| *word)
         .to_owned()
 }
@@ -495,7 +493,7 @@ pub(super) fn size_or_none(size: Option<u64>) -> String {
 
 /// Room for what waits: behind a key and for a batch that fills.
 fn default_waiting(shape: &Shape<'_>, order: Order, concurrency: u32, batch: u32) -> u32 {
-    let plain = match shape.side {
+    let plain = match shape.side() {
         Side::Topics => concurrency.saturating_mul(2).max(DEFAULT_KQ_WAITING),
         Side::Tasks if shape.claims || order != Order::None => concurrency,
         Side::Tasks => 0,
@@ -506,21 +504,21 @@ fn default_waiting(shape: &Shape<'_>, order: Order, concurrency: u32, batch: u32
 
 fn group(
     shape: &Shape<'_>,
-    file: Option<&HandlerConfig>,
+    files: &[&HandlerConfig],
     inherited: &Inherited<'_>,
     problems: &mut Vec<ConfigError>,
 ) -> Setting<Option<Name>> {
-    if shape.side == Side::Tasks {
+    if shape.side() == Side::Tasks {
         return Setting::default(None);
     }
     let given = |given: &Given<Name>| Setting {
         value: Some(given.value.clone()),
         origin: Origin::of(&given.at),
     };
-    if let Some(found) = file.and_then(|config| config.group.as_ref()) {
+    if let Some(found) = files.iter().find_map(|config| config.group.as_ref()) {
         return given(found);
     }
-    match (shape.group, inherited.group) {
+    match (shape.group(), inherited.group) {
         (Some(group), _) => match Name::new(group) {
             Ok(name) => Setting {
                 value: Some(name),
@@ -542,7 +540,7 @@ fn group(
 /// Options of the file that mean nothing for this handler.
 fn misplaced(shape: &Shape<'_>, file: &HandlerConfig, problems: &mut Vec<ConfigError>) {
     for (option, at) in file.given() {
-        let why = match (option, shape.side) {
+        let why = match (option, shape.side()) {
             ("order", Side::Tasks) => "tasks have no order, use a topic",
             ("on_retry" | "unmatched" | "offset", Side::Tasks) => "is an option of topics",
             ("max_late" | "priority", Side::Topics) => "is an option of tubes",
@@ -554,7 +552,7 @@ fn misplaced(shape: &Shape<'_>, file: &HandlerConfig, problems: &mut Vec<ConfigE
         let what = format!("{why} (`{}`)", shape.path);
         problems.push(ConfigError::at(at, what).remedy("remove it"));
     }
-    if let (Some(group), Side::Tasks) = (&file.group, shape.side) {
+    if let (Some(group), Side::Tasks) = (&file.group, shape.side()) {
         let what = format!("tubes have no groups (`{}`)", shape.path);
         problems.push(ConfigError::at(&group.at, what).remedy("remove it"));
     }

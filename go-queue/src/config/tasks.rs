@@ -251,11 +251,11 @@ impl DqConfig {
             no_doubles(reader, &nodes);
             dq.beanstalks = nodes.value;
         }
-        dq.check(reader);
         dq
     }
 
-    fn check(&self, reader: &mut Reader) {
+    /// Called when all sections that can name servers were read.
+    pub(super) fn check(&self, reader: &mut Reader) {
         let nodes = self.beanstalks.len();
         if let Some(given) = &self.replicas
             && nodes > 0

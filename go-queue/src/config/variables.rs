@@ -4,6 +4,8 @@
 //! colon or a quote stays one text. Only `${` begins an expression; `$x` and `$$` stay as they are, and `$${` is a literal
 //! `${`. What is filled in is not expanded again.
 
+use std::fmt::Write as _;
+
 use super::yaml::{Entry, Mark, Node, What};
 
 /// How a program reads its environment; tests give their own.
@@ -99,7 +101,7 @@ fn walk(
         What::List(items) => {
             for (index, item) in items.iter_mut().enumerate() {
                 let long = path.len();
-                path.push_str(&format!("[{index}]"));
+                let _ = write!(path, "[{index}]");
                 walk(item, path, source, env, problems);
                 path.truncate(long);
             }
