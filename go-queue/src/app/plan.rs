@@ -108,6 +108,13 @@ impl AppPlan {
                 .iter()
                 .map(|error| Problem::new(error.to_string())),
         );
+        let sources: Vec<_> = registry.iter().map(|def| def.source).collect();
+        problems.extend(
+            config
+                .unserved_sections(&sources)
+                .iter()
+                .map(|error| Problem::new(error.to_string())),
+        );
         let mut remarks = config.remarks.clone();
         let mut disabled = Vec::new();
         let mut groups: BTreeMap<(Place, Option<Name>), Vec<Draft>> = BTreeMap::new();
@@ -199,16 +206,11 @@ impl AppPlan {
 }
 
 pub(super) fn shape_of<'a>(def: &'a HandlerDef, path: &'a str, claims: bool) -> Shape<'a> {
-    let group = match def.source {
-        Source::Tube(_) => None,
-        Source::Topics { group, .. } => group,
-    };
     Shape {
         path,
-        side: def.source.side(),
+        source: def.source,
         batch: def.batch,
         claims,
-        group,
         attribute: &def.options,
     }
 }

@@ -120,9 +120,7 @@ impl Engines {
         settings.durability = durability;
         settings.topics = topics(config);
         settings.keep = keep(config);
-        if let Some(quota) = &config.sqlite.quota {
-            settings.quota = Some(quota.value.unwrap_or(u64::MAX));
-        }
+        settings.quota = config.sqlite.quota();
         for tube in config.tubes.iter().filter(|tube| !tube.portable()) {
             settings
                 .tubes

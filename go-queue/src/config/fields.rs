@@ -18,6 +18,9 @@ pub(super) struct Reader {
     /// Every key that was read, for the test of the reference file.
     #[cfg(test)]
     pub(super) read: std::collections::BTreeSet<String>,
+    /// Every key that could have been read.
+    #[cfg(test)]
+    pub(super) readable: std::collections::BTreeSet<String>,
 }
 
 impl Reader {
@@ -29,6 +32,8 @@ impl Reader {
             lenient: false,
             #[cfg(test)]
             read: std::collections::BTreeSet::new(),
+            #[cfg(test)]
+            readable: std::collections::BTreeSet::new(),
         }
     }
 
@@ -155,6 +160,8 @@ impl<'n> Fields<'n> {
         known: &'static [&'static str],
     ) -> Self {
         let at = reader.at(node.mark, path);
+        #[cfg(test)]
+        (reader.readable).extend(known.iter().map(|key| join(path, key)));
         let mut fields = Self {
             path: path.to_owned(),
             at,

@@ -140,7 +140,8 @@ impl HandlerConfig {
             fields.read(reader, "linger", |text| between(text, Duration::ZERO, long)),
         );
         options.enabled = it.keep("enabled", fields.flag(reader, "enabled"));
-        options.max_late = it.keep("max_late", fields.read(reader, "max_late", some_time));
+        let max_late = fields.read(reader, "max_late", |text| or_none(text, some_time));
+        options.max_late = it.keep("max_late", max_late).flatten();
         let day = Duration::from_secs(86_400);
         options.lease = it.keep(
             "lease",

@@ -7,6 +7,7 @@
 //! Every value that was written is a [`Given`], so that any later check can point at it.
 
 mod at;
+mod effective;
 mod engines;
 mod error;
 mod fields;
@@ -334,7 +335,7 @@ impl Config {
 /// The text as a tree with its variables filled in; `None` if it is empty or broken.
 fn tree(reader: &mut Reader, text: &str, env: variables::Env<'_>) -> Option<Node> {
     let text = variables::shield(text);
-    match yaml::parse(&text) {
+    match yaml::parse(&text.text) {
         Ok(root) => {
             let mut root = root?;
             let mut problems = Vec::new();

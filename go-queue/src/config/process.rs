@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fields::{Fields, Reader};
-use super::units::{duration, endpoint, or_none, size};
+use super::fields::{Fields, Not, Reader};
+use super::units::{duration, endpoint, size};
 use super::yaml::What;
 use super::{Given, Secret};
 
@@ -25,7 +25,8 @@ pub struct SqliteConfig {
     pub path: Option<Given<Arc<str>>>,
     /// Default: `power`.
     pub durability: Option<Given<Durability>>,
-    /// Largest size of the file in bytes; `None` inside is `none`: no limit. Not given: the engine chooses by the free space.
+    /// Largest size of the file in bytes; `None` inside is `auto`, the default: 1 GiB or half of the free disk, whichever is less. There
+    /// is always a limit, because a full disk stops consumers too, and a quota only producers.
     pub quota: Option<Given<Option<u64>>>,
 }
 
@@ -40,8 +41,13 @@ impl SqliteConfig {
         Self {
             path: fields.text(reader, "path"),
             durability: fields.choice(reader, "durability", DURABILITY),
-            quota: fields.read(reader, "quota", |text| or_none(text, size)),
+            quota: fields.read(reader, "quota", quota),
         }
+    }
+
+    /// The limit in force; `None`: the engine chooses.
+    pub fn quota(&self) -> Option<u64> {
+        self.quota.as_ref().and_then(|given| given.value)
     }
 
     /// The level in force.
@@ -87,6 +93,14 @@ impl ShutdownConfig {
         self.drain
             .as_ref()
             .map_or(DEFAULT_DRAIN, |given| given.value)
+    }
+}
+
+fn quota(text: &str) -> Result<Option<u64>, Not> {
+    if text.eq_ignore_ascii_case("auto") {
+        Ok(None)
+    } else {
+        size(text).map(Some)
     }
 }
 
@@ -173,25 +187,25 @@ pub struct LogConfig {
 }
 
 pub(super) const LOG: &[&str] = &["level", "format"];
+pub(super) const LEVELS: &[(&str, LogLevel)] = &[
+    ("off", LogLevel::Off),
+    ("error", LogLevel::Error),
+    ("warn", LogLevel::Warn),
+    ("info", LogLevel::Info),
+    ("debug", LogLevel::Debug),
+    ("trace", LogLevel::Trace),
+];
+pub(super) const FORMATS: &[(&str, LogFormat)] = &[
+    ("auto", LogFormat::Auto),
+    ("text", LogFormat::Text),
+    ("json", LogFormat::Json),
+];
 
 impl LogConfig {
     pub(super) fn read(reader: &mut Reader, fields: &Fields<'_>) -> Self {
-        let levels = [
-            ("off", LogLevel::Off),
-            ("error", LogLevel::Error),
-            ("warn", LogLevel::Warn),
-            ("info", LogLevel::Info),
-            ("debug", LogLevel::Debug),
-            ("trace", LogLevel::Trace),
-        ];
-        let formats = [
-            ("auto", LogFormat::Auto),
-            ("text", LogFormat::Text),
-            ("json", LogFormat::Json),
-        ];
         Self {
-            level: fields.choice(reader, "level", &levels),
-            format: fields.choice(reader, "format", &formats),
+            level: fields.choice(reader, "level", LEVELS),
+            format: fields.choice(reader, "format", FORMATS),
         }
     }
 

@@ -23,7 +23,7 @@ pub(super) fn apply(reader: &mut Reader, root: &mut Node, one: &str, env: Env<'_
         return;
     }
     let text = shield(value);
-    let mut node = match parse(&text) {
+    let mut node = match parse(&text.text) {
         Ok(node) => node.unwrap_or(Node {
             mark: Mark::NONE,
             what: What::Null,

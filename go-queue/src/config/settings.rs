@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::units::{format_backoff, format_rate, format_size, format_timeout};
+use super::units::{format_backoff, format_rate, format_timeout};
 use super::{At, Config, ConfigError, ConfigErrors, Given, HandlerConfig, Remark};
 use crate::engine::{DEFAULT_PRIORITY, Order, Start};
 use crate::handler::Source;
@@ -484,11 +484,6 @@ pub(super) fn word<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> Stri
         .find(|(_, known)| known == value)
         .map_or("?", |(word, _)| *word)
         .to_owned()
-}
-
-/// A size or `none`.
-pub(super) fn size_or_none(size: Option<u64>) -> String {
-    size.map_or("none".to_owned(), format_size)
 }
 
 /// Room for what waits: behind a key and for a batch that fills.

@@ -56,20 +56,18 @@ pub(super) const SECURITY: &[&str] = &[
     "key_password",
 ];
 
+pub(super) const MECHANISMS: &[(&str, SaslMechanism)] = &[
+    ("plain", SaslMechanism::Plain),
+    ("scram-sha-256", SaslMechanism::ScramSha256),
+    ("scram-sha-512", SaslMechanism::ScramSha512),
+];
+
 impl SecurityConfig {
     fn read(reader: &mut Reader, fields: &Fields<'_>) -> Self {
         let security = Self {
             username: fields.text(reader, "username"),
             password: fields.secret(reader, "password"),
-            mechanism: fields.choice(
-                reader,
-                "mechanism",
-                &[
-                    ("plain", SaslMechanism::Plain),
-                    ("scram-sha-256", SaslMechanism::ScramSha256),
-                    ("scram-sha-512", SaslMechanism::ScramSha512),
-                ],
-            ),
+            mechanism: fields.choice(reader, "mechanism", MECHANISMS),
             tls: fields.flag(reader, "tls"),
             ca_file: fields.text(reader, "ca_file"),
             cert_file: fields.text(reader, "cert_file"),
@@ -131,20 +129,21 @@ pub(super) const PRODUCER: &[&str] = &["linger", "compression", "timeout", "prop
 /// How long until a record that was not confirmed is an error.
 pub const DEFAULT_PRODUCE_TIMEOUT: Duration = Duration::from_secs(30);
 
+pub(super) const COMPRESSION: &[(&str, Compression)] = &[
+    ("none", Compression::None),
+    ("lz4", Compression::Lz4),
+    ("zstd", Compression::Zstd),
+    ("snappy", Compression::Snappy),
+    ("gzip", Compression::Gzip),
+];
+
 impl KafkaProducerConfig {
     fn read(reader: &mut Reader, fields: &Fields<'_>) -> Self {
-        let words = [
-            ("none", Compression::None),
-            ("lz4", Compression::Lz4),
-            ("zstd", Compression::Zstd),
-            ("snappy", Compression::Snappy),
-            ("gzip", Compression::Gzip),
-        ];
         Self {
             linger: fields.read(reader, "linger", |text| {
                 between(text, Duration::ZERO, Duration::from_secs(60))
             }),
-            compression: fields.choice(reader, "compression", &words),
+            compression: fields.choice(reader, "compression", COMPRESSION),
             timeout: fields.read(reader, "timeout", some_time),
             properties: properties(reader, fields),
         }

@@ -31,12 +31,28 @@ pub(super) struct Problem {
 const SPECIAL: &str = "${}[],:#&*!|>%@` ";
 const STAND_IN: u32 = 0xE7A0;
 
+/// A text whose expressions are safe for the parser.
+pub(super) struct Shielded {
+    pub(super) text: String,
+    /// Whether there are stand-ins in it.
+    on: bool,
+}
+
 /// Makes expressions safe to stand without quotes, also inside of `{ }` and with a `: ` or ` #` in their message. Undone by
 /// [`expand`]. Byte offsets change, characters do not.
-pub(super) fn shield(text: &str) -> String {
+pub(super) fn shield(text: &str) -> Shielded {
     let in_use = |c: char| (STAND_IN..STAND_IN + 32).contains(&u32::from(c));
-    if !text.contains("${") || text.contains(in_use) {
-        return text.to_owned();
+    // An escape would put one into the tree behind our back.
+    let escaped = |text: &str| {
+        ["\\ue7", "\\u0000e7"]
+            .iter()
+            .any(|escape| text.contains(escape))
+    };
+    if !text.contains("${") || text.contains(in_use) || escaped(&text.to_ascii_lowercase()) {
+        return Shielded {
+            text: text.to_owned(),
+            on: false,
+        };
     }
     let mut out = String::with_capacity(text.len() + 64);
     let mut rest = text;
@@ -57,7 +73,10 @@ pub(super) fn shield(text: &str) -> String {
         rest = &rest[stop..];
     }
     out.push_str(rest);
-    out
+    Shielded {
+        text: out,
+        on: true,
+    }
 }
 
 fn stand_in(c: char) -> char {
@@ -72,7 +91,10 @@ fn stand_in(c: char) -> char {
 }
 
 /// Undoes [`shield`].
-fn unshield(text: &str) -> String {
+fn unshield(text: &str, on: bool) -> String {
+    if !on {
+        return text.to_owned();
+    }
     text.chars()
         .map(|c| {
             u32::from(c)
@@ -83,15 +105,20 @@ fn unshield(text: &str) -> String {
         .collect()
 }
 
-/// Fills in all values of the tree. `source` is what was parsed, to point into it.
-pub(super) fn expand(node: &mut Node, source: &str, env: Env<'_>, problems: &mut Vec<Problem>) {
+/// Fills in all values of the tree that was parsed from `source`.
+pub(super) fn expand(
+    node: &mut Node,
+    source: &Shielded,
+    env: Env<'_>,
+    problems: &mut Vec<Problem>,
+) {
     walk(node, &mut String::new(), source, env, problems);
 }
 
 fn walk(
     node: &mut Node,
     path: &mut String,
-    source: &str,
+    source: &Shielded,
     env: Env<'_>,
     problems: &mut Vec<Problem>,
 ) {
@@ -108,7 +135,7 @@ fn walk(
         }
         What::Map(entries) => {
             for Entry { key, value, .. } in entries {
-                *key = unshield(key);
+                *key = unshield(key, source.on);
                 let long = path.len();
                 if !path.is_empty() {
                     path.push('.');
@@ -119,7 +146,7 @@ fn walk(
             }
         }
         What::Scalar(scalar) => {
-            let written = unshield(&scalar.text);
+            let written = unshield(&scalar.text, source.on);
             match fill_in(&written, env) {
                 Ok((text, variables)) => {
                     scalar.text = text;
@@ -130,8 +157,8 @@ fn walk(
                     let in_source = scalar
                         .source
                         .clone()
-                        .and_then(|range| source.get(range))
-                        .map(unshield);
+                        .and_then(|range| source.text.get(range))
+                        .map(|slice| unshield(slice, source.on));
                     problems.push(Problem {
                         mark: in_source.map_or(mark, |slice| point(mark, &slice, nth)),
                         path: path.clone(),

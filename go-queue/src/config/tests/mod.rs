@@ -1,6 +1,12 @@
 //! Tests of the configuration as a whole.
 
 mod faulty;
+mod go;
+mod reading;
+mod reference;
+mod secrets;
+mod settings;
+mod variables;
 
 use super::Config;
 
@@ -20,5 +26,12 @@ fn load(text: &str) -> Result<Config, String> {
 }
 
 fn good(text: &str) -> Config {
-    load(text).expect("a good configuration")
+    match load(text) {
+        Ok(config) => config,
+        Err(report) => unreachable!("a good configuration is refused: {report}"),
+    }
+}
+
+fn remarks(config: &Config) -> Vec<String> {
+    config.remarks.iter().map(ToString::to_string).collect()
 }
