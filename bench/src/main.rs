@@ -1,2 +1,93 @@
-//! Benchmarks.
-fn main() {}
+//! The benches of go-queue: each scenario against its floor or its peers, in alternating runs.
+//!
+//! Every measurement is made by a process of its own: `go-queue-bench serve` for us and for our floors, a program under
+//! `bench/peers/NAME` for a peer. They speak the line protocol of [`contender`], so that nobody inherits another's
+//! allocator, caches or threads. The allocator is the system's (glibc), as it is for a user who chooses none.
+
+mod callgrind;
+mod contender;
+mod figures;
+mod machine;
+mod scenario;
+mod scenarios;
+mod serve;
+mod terminal;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use terminal::{fail, say};
+
+/// What was asked for on the command line.
+#[derive(Debug)]
+struct Arguments {
+    name: Option<String>,
+    runs: usize,
+    callgrind: bool,
+    dir: PathBuf,
+}
+
+impl Arguments {
+    fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut parsed = Self {
+            name: None,
+            runs: 5,
+            callgrind: false,
+            dir: PathBuf::from("target/bench"),
+        };
+        let mut arguments = arguments;
+        while let Some(argument) = arguments.next() {
+            let mut value = |what: &str| arguments.next().ok_or(format!("{argument} needs {what}"));
+            match argument.as_str() {
+                "--runs" => {
+                    let text = value("a number")?;
+                    parsed.runs = text
+                        .parse()
+                        .map_err(|_| format!("--runs {text}: not a number"))?;
+                }
+                "--dir" => parsed.dir = PathBuf::from(value("a folder")?),
+                "--callgrind" => parsed.callgrind = true,
+                "--list" => {}
+                name if !name.starts_with('-') && parsed.name.is_none() => {
+                    parsed.name = Some(name.to_owned())
+                }
+                other => return Err(format!("unexpected: {other}")),
+            }
+        }
+        parsed.runs = parsed.runs.max(1);
+        Ok(parsed)
+    }
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.peek().is_some_and(|first| first == "serve") {
+        return serve::serve();
+    }
+    let run = || -> Result<bool, String> {
+        let arguments = Arguments::parse(arguments)?;
+        let Some(name) = &arguments.name else {
+            for scenario in scenarios::ALL {
+                say(format_args!("{:20} {}", scenario.name, scenario.about));
+            }
+            return Ok(true);
+        };
+        let scenario = scenarios::ALL
+            .iter()
+            .find(|scenario| scenario.name == *name)
+            .ok_or_else(|| format!("there is no scenario `{name}`; `bench/run` lists them"))?;
+        if arguments.callgrind {
+            callgrind::run(scenario)
+        } else {
+            scenario::run(scenario, arguments.runs, &arguments.dir)
+        }
+    };
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            fail(format_args!("bench: {error}"));
+            ExitCode::from(2)
+        }
+    }
+}

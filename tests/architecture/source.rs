@@ -215,7 +215,7 @@ impl Walk<'_> {
                     TokenTree::Ident(word) if word == "as" => break,
                     TokenTree::Ident(word) => {
                         line = word.span().start().line;
-                        if !(word == "self" && !segments.is_empty()) {
+                        if word != "self" || segments.is_empty() {
                             segments.push(word.to_string());
                         }
                     }
@@ -369,7 +369,7 @@ fn collect_idents(tokens: &[TokenTree], into: &mut Vec<String>) {
         match token {
             TokenTree::Ident(word) => into.push(word.to_string()),
             TokenTree::Group(group) => {
-                collect_idents(&group.stream().into_iter().collect::<Vec<_>>(), into)
+                collect_idents(&group.stream().into_iter().collect::<Vec<_>>(), into);
             }
             _ => {}
         }

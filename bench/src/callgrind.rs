@@ -1,0 +1,83 @@
+//! Instructions for each message, by callgrind: the one figure that does not depend on how busy the machine is.
+//!
+//! Each variant runs twice, with few and with many messages; the difference leaves out what is done once.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use crate::figures::count;
+use crate::scenario::{Goal, Scenario, verdict};
+use crate::terminal::say;
+
+const FEW: u64 = 10_000;
+const MANY: u64 = 40_000;
+
+/// Measures all variants of a scenario and says whether every limit was kept.
+pub(crate) fn run(scenario: &Scenario) -> Result<bool, String> {
+    if scenario.instructions.is_empty() {
+        return Err(format!("{} has no limits on instructions", scenario.name));
+    }
+    let mut each: BTreeMap<&str, f64> = BTreeMap::new();
+    for limit in scenario.instructions {
+        for variant in [limit.floor, limit.variant] {
+            if !each.contains_key(variant) {
+                let few = instructions(scenario.name, variant, FEW)?;
+                let many = instructions(scenario.name, variant, MANY)?;
+                each.insert(variant, count(many.saturating_sub(few)) / count(MANY - FEW));
+            }
+        }
+    }
+    say(format_args!(
+        "{}: instructions for each message, by callgrind",
+        scenario.name
+    ));
+    for (variant, instructions) in &each {
+        say(format_args!("{variant:20}  {instructions:>10.0}"));
+    }
+    let goals: Vec<Goal> = scenario
+        .instructions
+        .iter()
+        .map(|limit| {
+            let over = each[limit.variant] - each[limit.floor];
+            Goal::at_most(
+                &format!("{} over {}", limit.variant, limit.floor),
+                over,
+                limit.limit,
+                "instructions",
+            )
+        })
+        .collect();
+    Ok(verdict(&format!("{} callgrind", scenario.name), &goals))
+}
+
+/// All instructions of one contender that runs so many messages.
+fn instructions(scenario: &str, variant: &str, messages: u64) -> Result<u64, String> {
+    let own = std::env::current_exe().map_err(|error| format!("this program: {error}"))?;
+    let mut child = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(own)
+        .arg("serve")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| {
+            format!("valgrind does not start ({error}); install it to count instructions")
+        })?;
+    let mut to = child.stdin.take().ok_or("a contender without input")?;
+    writeln!(to, "run {scenario}/{variant} messages={messages}")
+        .map_err(|error| format!("valgrind: {error}"))?;
+    drop(to);
+    let output = child
+        .wait_with_output()
+        .map_err(|error| format!("valgrind: {error}"))?;
+    let answer = String::from_utf8_lossy(&output.stdout);
+    let log = String::from_utf8_lossy(&output.stderr);
+    if !answer.contains("\ndone ") {
+        return Err(format!("{variant} under valgrind: {answer}{log}"));
+    }
+    log.lines()
+        .find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok())
+        .ok_or_else(|| format!("valgrind did not say how much it collected: {log}"))
+}

@@ -1,0 +1,336 @@
+//! What a message costs on its way from the engine through the pump into a handler and back, and how much of that is ours.
+//!
+//! The floor drains the same engine with the same slices, decodes the same payload and acknowledges: what anybody would have
+//! to do. The rest is the pump, the erased handler and its context.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use go_queue::delivery::{How, Settlement};
+use go_queue::engine::memory::Memory;
+use go_queue::engine::{
+    BoxFuture, DEFAULT_PRIORITY, Engine, EngineError, MAX_SLICE, Outgoing, Receive, Subscribe, Turn,
+};
+use go_queue::handler::Registered;
+use go_queue::handler::context::{About, Env};
+use go_queue::message::{Body, ContentType, Flags, Id};
+use go_queue::middleware::{Middleware, Next, chain};
+use go_queue::name::{Name, Place};
+use go_queue::outcome::Outcome;
+use go_queue::pipeline::{Control, Plan, Pump, plan::Batch};
+use go_queue::prelude::*;
+use go_queue::time::{Clock, WallTime};
+
+use crate::figures::{Figures, Stopwatch};
+use crate::scenario::{Goal, Instructions, Medians, Row, Scenario};
+use crate::serve::Parameters;
+
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "dispatch",
+    about: "memory engine, 100 bytes of JSON, no-op handler, one lane: the cost of the pipeline",
+    rows: &[
+        Row::own("floor: drain, decode, ack", "floor"),
+        Row::own("ready", "ready"),
+        Row::own("ready, one middleware", "middleware-1"),
+        Row::own("ready, two middleware", "middleware-2"),
+        Row::own("yields once", "yields"),
+        Row::own("batch of 100", "batch"),
+        Row::own("floor, topic", "floor-topic"),
+        Row::own("ready, key order", "ready-key"),
+        Row::own("yields once, key order", "yields-key"),
+    ],
+    columns: &[],
+    goals,
+    work,
+    instructions: &[
+        Instructions {
+            variant: "ready",
+            floor: "floor",
+            limit: 400.0,
+        },
+        Instructions {
+            variant: "yields",
+            floor: "ready",
+            limit: 900.0,
+        },
+        Instructions {
+            variant: "middleware-1",
+            floor: "ready",
+            limit: 500.0,
+        },
+        Instructions {
+            variant: "middleware-2",
+            floor: "middleware-1",
+            limit: 500.0,
+        },
+        Instructions {
+            variant: "ready-key",
+            floor: "floor-topic",
+            limit: 500.0,
+        },
+    ],
+};
+
+fn goals(medians: &Medians) -> Vec<Goal> {
+    let each = |label: &str| medians.row(label).wall_nanos_each();
+    vec![
+        Goal::at_most("ready", each("ready"), 400.0, "ns"),
+        Goal::at_most(
+            "ready over its floor",
+            each("ready") - each("floor: drain, decode, ack"),
+            100.0,
+            "ns",
+        ),
+        Goal::at_most("ready, key order", each("ready, key order"), 400.0, "ns"),
+        Goal::at_most(
+            "ready, key order, over its floor",
+            each("ready, key order") - each("floor, topic"),
+            100.0,
+            "ns",
+        ),
+    ]
+}
+
+/// About 100 bytes as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+struct Order {
+    id: u64,
+    customer: u64,
+    amount: u64,
+    article: String,
+    note: String,
+}
+
+impl Order {
+    fn number(id: u64) -> Self {
+        Self {
+            id,
+            customer: 1_000_000 + id % 5000,
+            amount: 1999,
+            article: "SKU-000042".to_owned(),
+            note: "leave it at the door".to_owned(),
+        }
+    }
+}
+
+#[dq_handler(tube = "bench")]
+async fn ready(order: Order) {
+    std::hint::black_box(&order);
+}
+
+#[dq_handler(tube = "bench")]
+async fn yields(order: Order) {
+    std::hint::black_box(&order);
+    Once(false).await;
+}
+
+#[dq_handler(tube = "bench", batch = 100)]
+async fn batch(orders: Vec<Order>) {
+    std::hint::black_box(&orders);
+}
+
+#[kq_handler(topic = "bench", group = "bench", order = key)]
+async fn ready_key(order: Order) {
+    std::hint::black_box(&order);
+}
+
+#[kq_handler(topic = "bench", group = "bench", order = key)]
+async fn yields_key(order: Order) {
+    std::hint::black_box(&order);
+    Once(false).await;
+}
+
+/// Pending once, and woken at once.
+struct Once(bool);
+
+impl Future for Once {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.0, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// A middleware that does nothing but stand there.
+struct Nothing;
+
+impl Middleware for Nothing {
+    fn call<'a>(
+        &'a self,
+        cx: &'a go_queue::handler::Context,
+        next: Next<'a>,
+    ) -> BoxFuture<'a, Outcome> {
+        Box::pin(async move { next.run(cx).await })
+    }
+}
+
+/// Passes everything through, and says quiet when the last settlement has gone by.
+struct UntilSettled {
+    engine: Box<dyn Receive>,
+    left: u64,
+    control: Arc<Control>,
+}
+
+impl Receive for UntilSettled {
+    fn turn(&mut self, cx: &mut TaskContext<'_>, turn: &mut Turn) -> Poll<Result<(), EngineError>> {
+        self.left = self.left.saturating_sub(turn.settle.len() as u64);
+        if self.left == 0 {
+            self.control.quiet();
+        }
+        self.engine.turn(cx, turn)
+    }
+
+    fn close(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        turn: &mut Turn,
+    ) -> Poll<Result<(), EngineError>> {
+        self.engine.close(cx, turn)
+    }
+}
+
+fn work(variant: &str, parameters: &Parameters) -> Result<Figures, String> {
+    let messages = parameters.number("messages", 200_000)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("no runtime: {error}"))?;
+    runtime.block_on(async {
+        let engine = Memory::new(Clock::system());
+        let name = Name::literal("bench");
+        let to = if matches!(variant, "floor-topic" | "ready-key" | "yields-key") {
+            Subscribe::topic(name.clone(), name)
+        } else {
+            Subscribe::tube(name)
+        };
+        fill(&engine, &to.place, messages).await?;
+        let end = engine
+            .subscribe(&to)
+            .await
+            .map_err(|error| error.to_string())?;
+        match variant {
+            "floor" | "floor-topic" => floor(end, messages).await,
+            "ready" => pump::<ready>(&engine, &to, end, messages, 0).await,
+            "middleware-1" => pump::<ready>(&engine, &to, end, messages, 1).await,
+            "middleware-2" => pump::<ready>(&engine, &to, end, messages, 2).await,
+            "yields" => pump::<yields>(&engine, &to, end, messages, 0).await,
+            "batch" => pump::<batch>(&engine, &to, end, messages, 0).await,
+            "ready-key" => pump::<ready_key>(&engine, &to, end, messages, 0).await,
+            "yields-key" => pump::<yields_key>(&engine, &to, end, messages, 0).await,
+            other => Err(format!("no variant {other}")),
+        }
+    })
+}
+
+async fn fill(engine: &Memory, place: &Place, messages: u64) -> Result<(), String> {
+    let publisher = engine.publisher();
+    let mut number = 0;
+    while number < messages {
+        let slice: Vec<Outgoing> = (number..messages.min(number + 1000))
+            .map(|id| {
+                let order = Order::number(id);
+                let payload = serde_json::to_vec(&order).unwrap_or_default();
+                Outgoing {
+                    place: place.clone(),
+                    id: Id(u128::from(id) + 1),
+                    named: false,
+                    body: Body::pack(&order.customer.to_be_bytes(), b"", &payload),
+                    flags: Flags::default(),
+                    content: ContentType::Json,
+                    due: WallTime::EPOCH,
+                    priority: DEFAULT_PRIORITY,
+                }
+            })
+            .collect();
+        number += slice.len() as u64;
+        for result in publisher.publish(slice).await {
+            result.map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// What anybody has to do: take a slice, decode each payload, acknowledge.
+async fn floor(mut end: Box<dyn Receive>, messages: u64) -> Result<Figures, String> {
+    let watch = Stopwatch::start();
+    let mut turn = Turn::new(tokio::time::Instant::now());
+    let mut done = 0;
+    std::future::poll_fn(|cx| {
+        loop {
+            turn.now = tokio::time::Instant::now();
+            turn.free = MAX_SLICE;
+            let polled = end.turn(cx, &mut turn);
+            for delivery in turn.deliver.drain(..) {
+                let order: Order = match serde_json::from_slice(delivery.message.body.payload()) {
+                    Ok(order) => order,
+                    Err(error) => return Poll::Ready(Err(error.to_string())),
+                };
+                std::hint::black_box(&order);
+                done += 1;
+                turn.settle.push(Settlement {
+                    receipt: delivery.receipt,
+                    how: How::Ack,
+                });
+            }
+            if done == messages && turn.settle.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            match polled {
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.to_string())),
+                Poll::Pending if turn.settle.is_empty() => return Poll::Pending,
+                _ => {}
+            }
+        }
+    })
+    .await?;
+    Ok(watch.figures(done))
+}
+
+async fn pump<H: Registered>(
+    engine: &Memory,
+    to: &Subscribe,
+    end: Box<dyn Receive>,
+    messages: u64,
+    layers: usize,
+) -> Result<Figures, String> {
+    let about = Arc::new(About::default());
+    let bound =
+        (H::DEF.bind)(&Env::new(), Arc::clone(&about)).map_err(|missing| format!("{missing:?}"))?;
+    let layers = (0..layers)
+        .map(|_| Arc::new(Nothing) as Arc<dyn Middleware>)
+        .collect();
+    let handle = chain(bound, layers, Arc::clone(&about), false);
+    let mut plan = Plan::new(about, handle, engine.capabilities(to.place.side()));
+    plan.concurrency = 1000;
+    if let Some(size) = H::DEF.options.batch.filter(|_| H::DEF.batch) {
+        plan.batch = Some(Batch {
+            size: size as usize,
+            linger: Duration::from_millis(10),
+        });
+        plan.waiting = 1000 * size as usize;
+    }
+    let control = Control::new();
+    let end = Box::new(UntilSettled {
+        engine: end,
+        left: messages,
+        control: Arc::clone(&control),
+    });
+    let mut pump = Pump::new(Arc::new(plan), end, None, control);
+    let status = pump.status();
+    let watch = Stopwatch::start();
+    pump.run().await.map_err(|error| error.to_string())?;
+    let figures = watch.figures(messages);
+    let counts = status.counts();
+    if counts.done == messages {
+        Ok(figures)
+    } else {
+        Err(format!("{messages} messages, but {counts:?}"))
+    }
+}
