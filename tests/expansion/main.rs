@@ -419,7 +419,7 @@ fn a_const_names_the_place() {
 #[test]
 fn nothing_to_say_is_a_payload_too() {
     #[dq_handler(tube = "nightly")]
-    async fn nightly(_: ()) {}
+    async fn nightly((): ()) {}
     assert_eq!(
         run(def::<nightly>(), &Env::new(), &[b"null"]),
         Outcome::Done
@@ -484,14 +484,14 @@ mod conditional {
     pub(crate) async fn off(_: NothingLikeThis) {}
 
     #[dq_handler(tube = "on")]
-    #[cfg(all())]
-    pub(crate) async fn on(_: ()) {}
+    #[cfg(not(any()))]
+    pub(crate) async fn on((): ()) {}
 }
 
 #[test]
 fn all_handlers_are_in_the_registry_also_those_in_functions_but_none_that_is_configured_out() {
     #[dq_handler(tube = "inner")]
-    async fn inner(_: ()) {}
+    async fn inner((): ()) {}
     let registry = Registry::global();
     let names: Vec<_> = registry.iter().map(|def| def.name).collect();
     for name in ["charge", "mails", "remind", "inner", "on", "never"] {
