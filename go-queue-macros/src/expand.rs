@@ -220,43 +220,48 @@ impl Expansion<'_> {
         let (cx, payload) = (local("cx"), local("payload"));
         let blocking = self.options.blocking;
 
-        let fields = types.iter().zip(&plans).map(|(ty, plan)| {
-            quote_spanned!(ty.span()=> #plan: <#ty as #krate::handler::FromContext<#kind>>::Plan)
-        });
+        // Named by parameters, so that only `bind` asks whether a type is an extractor, and says so once.
+        let plan_types: Vec<_> = (0..types.len())
+            .map(|n| format_ident!("__GoQueuePlan{n}"))
+            .collect();
         let made = types.iter().map(|ty| {
-            quote_spanned!(ty.span()=> #krate::private::plan::<#ty, #kind>(#env, &mut #missing))
+            let made = quote_spanned!(ty.span()=> <#ty as #krate::handler::FromContext<#kind>>::plan(#env));
+            quote!(#krate::private::plan(#made, &mut #missing))
         });
         let extracted = types.iter().zip(&plans).zip(&arguments).map(|((ty, plan), argument)| {
             let rejection = local("rejection");
-            quote_spanned! {ty.span()=>
-                let #argument = match <#ty as #krate::handler::FromContext<#kind>>::extract(#plan, #cx).await {
+            quote! {
+                let #argument = match #krate::private::Extracts::<#ty, #kind>::extract(#plan, #cx).await {
                     ::core::result::Result::Ok(#argument) => #argument,
                     ::core::result::Result::Err(#rejection) => return #krate::private::rejected(#rejection),
                 };
             }
         });
+        let bounds: Vec<_> = types
+            .iter()
+            .zip(&plan_types)
+            .map(|(ty, plan)| quote!(#plan: #krate::private::Extracts<#ty, #kind>))
+            .collect();
         let run = self.run(parameters, &arguments);
-        let item = &parameters.payload.item;
-        // The type is checked once more here than it is used, so that its span decides where errors are shown.
+        let decode = decode(krate, &parameters.payload.item);
         let decoded = if parameters.payload.batch {
             let undecoded = local("undecoded");
-            quote_spanned! {item.span()=>
-                let (#payload, #undecoded) = #krate::private::decode_batch::<#item>(#cx);
+            quote! {
+                let (#payload, #undecoded) = #krate::private::decode_batch(#cx, #decode);
                 if #undecoded.is_all() {
                     return #undecoded.join(#krate::outcome::Outcome::Done);
                 }
             }
         } else {
             let outcome = local("outcome");
-            quote_spanned! {item.span()=>
-                let #payload = match #krate::private::decode::<#item>(#cx) {
+            quote! {
+                let #payload = match #krate::private::decoded(#decode(#cx.message())) {
                     ::core::result::Result::Ok(#payload) => #payload,
                     ::core::result::Result::Err(#outcome) => return #outcome,
                 };
             }
         };
-        let erased =
-            quote!(#krate::private::erase(__GoQueueBound { #(#plans,)* }, #about, #blocking));
+        let erased = quote!(__GoQueueBound { #(#plans,)* }.__go_queue_erase(#about));
         let bind = if plans.is_empty() {
             quote!(::core::result::Result::Ok(#erased))
         } else {
@@ -276,16 +281,26 @@ impl Expansion<'_> {
                 #run
             }
         };
+        // Here rustc says that a future is not `Send`, and why.
+        let returned = quote_spanned! {name=>
+            impl ::core::future::Future<Output = #krate::outcome::Outcome> + ::core::marker::Send + 'a
+        };
         quote! {
-            struct __GoQueueBound {
-                #(#fields,)*
+            struct __GoQueueBound<#(#plan_types),*> {
+                #(#plans: #plan_types,)*
             }
 
-            impl #krate::handler::Run for __GoQueueBound {
-                fn run<'a>(
-                    &'a self,
-                    #cx: &'a #krate::handler::Context,
-                ) -> impl ::core::future::Future<Output = #krate::outcome::Outcome> + ::core::marker::Send + 'a {
+            impl<#(#bounds),*> __GoQueueBound<#(#plan_types),*> {
+                fn __go_queue_erase(
+                    self,
+                    #about: ::std::sync::Arc<#krate::handler::About>,
+                ) -> ::std::sync::Arc<dyn #krate::handler::Handle> {
+                    #krate::private::erase(self, #about, #blocking)
+                }
+            }
+
+            impl<#(#bounds),*> #krate::handler::Run for __GoQueueBound<#(#plan_types),*> {
+                fn run<'a>(&'a self, #cx: &'a #krate::handler::Context) -> #returned {
                     let Self { #(#plans,)* } = self;
                     #future
                 }
@@ -298,6 +313,7 @@ impl Expansion<'_> {
                 ::std::sync::Arc<dyn #krate::handler::Handle>,
                 ::std::vec::Vec<#krate::handler::Missing>,
             > {
+                use #krate::private::EraseNothing as _;
                 #bind
             }
         }
@@ -308,9 +324,11 @@ impl Expansion<'_> {
         let krate = &self.options.krate;
         let sig = &self.function.sig;
         let function = &sig.ident;
-        let (payload, called, returned) = (local("payload"), local("called"), local("returned"));
-        let wait = sig.asyncness.map(|_| quote!(.await));
         let returned_at = return_span(sig);
+        let (payload, called) = (local("payload"), local("called"));
+        // With the hygiene of the return type, which is where its errors are shown.
+        let returned = Ident::new("__go_queue_returned", returned_at);
+        let wait = sig.asyncness.map(|_| quote!(.await));
         // A function that is also used as a value may be `async` without an `await`, says clippy; and rightly.
         let call = quote_spanned! {function.span()=>
             let #called = #function;
@@ -354,7 +372,7 @@ impl Expansion<'_> {
                 quote!(Tube(#name))
             }
             Side::Kq => {
-                let group = some(krate_option(options.group.as_ref()));
+                let group = some(options.group.as_ref().map(ToTokens::to_token_stream));
                 quote!(Topics { topics: __GO_QUEUE_TOPICS, group: #group })
             }
         };
@@ -372,7 +390,7 @@ impl Expansion<'_> {
             }
         });
         let message = local("message");
-        let check = quote_spanned!(item.span()=> #krate::private::check::<#item>(#message));
+        let decode = decode(krate, item);
         let content =
             quote_spanned!(item.span()=> <#item as #krate::handler::payload::Payload<'_>>::CONTENT);
         quote! {
@@ -383,7 +401,7 @@ impl Expansion<'_> {
             fn __go_queue_check(
                 #message: &#krate::message::Message,
             ) -> ::core::result::Result<(), ::std::sync::Arc<::core::primitive::str>> {
-                #check
+                #krate::private::check(#decode(#message))
             }
 
             &#krate::handler::HandlerDef {
@@ -409,8 +427,9 @@ impl Expansion<'_> {
     }
 }
 
-fn krate_option(value: Option<&syn::LitStr>) -> Option<TokenStream> {
-    value.map(ToTokens::to_token_stream)
+/// All errors about a payload come from this path, with one span: rustc shows equal ones once.
+fn decode(krate: &TokenStream, item: &Type) -> TokenStream {
+    quote_spanned!(item.span()=> <#item as #krate::handler::payload::Payload<'_>>::decode)
 }
 
 fn some(value: Option<TokenStream>) -> TokenStream {

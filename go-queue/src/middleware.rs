@@ -30,6 +30,11 @@ use crate::outcome::Outcome;
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a middleware",
+    label = "not a middleware",
+    note = "`middleware = ..` takes values whose type implements `Middleware`: a unit struct, a const, or a call that returns one"
+)]
 pub trait Middleware: Send + Sync + 'static {
     /// Does what it does, and calls `next` or not.
     ///

@@ -141,24 +141,28 @@ pub trait IntoOutcome {
     fn into_outcome(self) -> Outcome;
 }
 
+#[diagnostic::do_not_recommend]
 impl IntoOutcome for () {
     fn into_outcome(self) -> Outcome {
         Outcome::Done
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl IntoOutcome for Outcome {
     fn into_outcome(self) -> Outcome {
         self
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl IntoOutcome for Vec<Outcome> {
     fn into_outcome(self) -> Outcome {
         Outcome::Each(self)
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl IntoOutcome for std::convert::Infallible {
     fn into_outcome(self) -> Outcome {
         match self {}

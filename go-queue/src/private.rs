@@ -6,42 +6,76 @@ use std::sync::Arc;
 
 use crate::handler::context::About;
 use crate::handler::extract::Rejection;
-use crate::handler::payload::Payload;
-use crate::handler::{Context, Env, FromContext, Handle, Kind, Missing, Run};
+use crate::handler::{Context, FromContext, Handle, Kind, Missing, Run};
 use crate::message::Message;
 use crate::outcome::{BoxError, Outcome, wrong_length};
 
 pub use crate::handler::payload::Produce;
 pub use crate::handler::registry::Registration;
 
-/// Erases a bound handler.
+/// Erases a bound handler. `blocking` runs it on a thread of its own.
 pub fn erase<H: Run>(handler: H, about: Arc<About>, blocking: bool) -> Arc<dyn Handle> {
     crate::handler::slot::erase(handler, about, blocking)
 }
 
-/// Makes one extractor's plan; collects what is missing.
-pub fn plan<T: FromContext<K>, K: Kind>(env: &Env, missing: &mut Vec<Missing>) -> Option<T::Plan> {
-    T::plan(env).map_err(|one| missing.push(one)).ok()
+/// Stands behind the generated method of the same name, which is there only if all parameters are extractors. What is not
+/// one is reported where its plan is made, at the parameter; without this it would be reported again where it is erased.
+pub trait EraseNothing {
+    /// Never called: what finds it does not compile.
+    fn __go_queue_erase(&self, about: Arc<About>) -> Arc<dyn Handle>;
 }
 
-/// Decodes the payload of a handler for single messages.
-pub fn decode<'a, T: Payload<'a>>(cx: &'a Context) -> Result<T, Outcome> {
-    T::decode(cx.message()).map_err(|error| Outcome::undecodable(chain(&error)))
+impl<H> EraseNothing for H {
+    fn __go_queue_erase(&self, _: Arc<About>) -> Arc<dyn Handle> {
+        unreachable!("a handler with a parameter that is no extractor does not compile")
+    }
+}
+
+/// Collects what is missing.
+pub fn plan<P>(made: Result<P, Missing>, missing: &mut Vec<Missing>) -> Option<P> {
+    made.map_err(|one| missing.push(one)).ok()
+}
+
+/// A plan of the extractor `T`.
+///
+/// The attributes bind plans by this, from the plan to the extractor and not the other way, so that the one place where
+/// `T: FromContext<K>` is asked for is where the plan is made: what is no extractor is reported once.
+pub trait Extracts<T, K: Kind>: Send + Sync + 'static {
+    /// Fills the parameter in.
+    fn extract<'a>(
+        &'a self,
+        cx: &'a Context,
+    ) -> impl Future<Output = Result<T, Rejection>> + Send + 'a;
+}
+
+impl<T: FromContext<K, Plan = P>, K: Kind, P: Send + Sync + 'static> Extracts<T, K> for P {
+    fn extract<'a>(
+        &'a self,
+        cx: &'a Context,
+    ) -> impl Future<Output = Result<T, Rejection>> + Send + 'a {
+        T::extract(self, cx)
+    }
+}
+
+/// What it means that a payload did not decode.
+pub fn decoded<T>(payload: Result<T, BoxError>) -> Result<T, Outcome> {
+    payload.map_err(|error| Outcome::undecodable(chain(&error)))
 }
 
 /// Decodes the payloads of a batch; what does not decode is left out and remembered by position.
-pub fn decode_batch<'a, T: Payload<'a>>(cx: &'a Context) -> (Vec<T>, Undecoded) {
+pub fn decode_batch<'a, T>(
+    cx: &'a Context,
+    decode: impl Fn(&'a Message) -> Result<T, BoxError>,
+) -> (Vec<T>, Undecoded) {
     let mut batch = Vec::with_capacity(cx.messages().len());
     let mut undecoded = Undecoded {
         errors: Vec::new(),
         len: cx.messages().len(),
     };
     for (position, message) in cx.messages().enumerate() {
-        match T::decode(message) {
+        match decoded(decode(message)) {
             Ok(payload) => batch.push(payload),
-            Err(error) => undecoded
-                .errors
-                .push((position, Outcome::undecodable(chain(&error)))),
+            Err(outcome) => undecoded.errors.push((position, outcome)),
         }
     }
     (batch, undecoded)
@@ -82,9 +116,9 @@ impl Undecoded {
     }
 }
 
-/// Whether a payload would decode.
-pub fn check<'a, T: Payload<'a>>(message: &'a Message) -> Result<(), Arc<str>> {
-    T::decode(message)
+/// Why a payload would not decode.
+pub fn check<T>(payload: Result<T, BoxError>) -> Result<(), Arc<str>> {
+    payload
         .map(drop)
         .map_err(|error| crate::outcome::reason(chain(&error)))
 }

@@ -658,6 +658,7 @@ async fn publish_slice<S: Sendable>(
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<K: Kind> FromContext<K> for Producer {
     type Plan = Producer;
 

@@ -189,43 +189,103 @@ pub struct Offset(pub i64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timestamp(pub WallTime);
 
+/// The body of an extractor that reads one message: of a batch the first.
 macro_rules! of_message {
-    ($($kind:ty => $type:ty: |$message:ident, $cx:ident| $value:expr;)*) => {
-        $(of_message!(@one $kind, $type, $message, $cx, $value);
-        of_message!(@each $kind, $type, $message, $cx, $value);)*
-    };
-    (@one any, $($rest:tt)*) => {};
-    (@one $kind:ty, $type:ty, $message:ident, $cx:ident, $value:expr) => {
-        impl FromContext<$kind> for $type {
-            type Plan = ();
-            fn plan(_: &Env) -> Result<(), Missing> { Ok(()) }
-            fn extract<'a>((): &'a (), $cx: &'a Context) -> impl Future<Output = Result<Self, Rejection>> + Send + 'a {
-                let $message = $cx.message();
-                ready(Ok($value))
-            }
+    (|$message:ident, $cx:ident| $value:expr) => {
+        type Plan = ();
+
+        fn plan(_: &Env) -> Result<(), Missing> {
+            Ok(())
         }
-    };
-    (@each $kind:ty, $type:ty, $message:ident, $cx:ident, $value:expr) => {
-        impl FromContext<$kind> for Vec<$type> {
-            type Plan = ();
-            fn plan(_: &Env) -> Result<(), Missing> { Ok(()) }
-            fn extract<'a>((): &'a (), $cx: &'a Context) -> impl Future<Output = Result<Self, Rejection>> + Send + 'a {
-                ready(Ok($cx.messages().map(|$message| $value).collect()))
-            }
+
+        fn extract<'a>(
+            (): &'a (),
+            $cx: &'a Context,
+        ) -> impl Future<Output = Result<Self, Rejection>> + Send + 'a {
+            let $message = $cx.message();
+            ready(Ok($value))
         }
     };
 }
 
-of_message! {
-    super::Dq => Meta: |message, cx| Meta::of(message, cx);
-    Kq => Meta: |message, cx| Meta::of(message, cx);
-    super::Dq => Key: |message, cx| Key::of(message);
-    Kq => Key: |message, cx| Key::of(message);
-    super::Dq => Headers: |message, cx| Headers(message.headers());
-    Kq => Headers: |message, cx| Headers(message.headers());
-    Kq => Partition: |message, cx| Partition(message.place);
-    Kq => Offset: |message, cx| Offset(message.offset);
-    Kq => Timestamp: |message, cx| Timestamp(message.at);
+/// The body of an extractor that reads all messages of a batch.
+macro_rules! of_each {
+    (|$message:ident, $cx:ident| $value:expr) => {
+        type Plan = ();
+
+        fn plan(_: &Env) -> Result<(), Missing> {
+            Ok(())
+        }
+
+        fn extract<'a>(
+            (): &'a (),
+            $cx: &'a Context,
+        ) -> impl Future<Output = Result<Self, Rejection>> + Send + 'a {
+            ready(Ok($cx.messages().map(|$message| $value).collect()))
+        }
+    };
+}
+
+// The heads are written out because compile errors show them.
+
+#[diagnostic::do_not_recommend]
+impl<K: Kind> FromContext<K> for Meta {
+    of_message!(|message, cx| Meta::of(message, cx));
+}
+
+#[diagnostic::do_not_recommend]
+impl<K: Kind> FromContext<K> for Vec<Meta> {
+    of_each!(|message, cx| Meta::of(message, cx));
+}
+
+#[diagnostic::do_not_recommend]
+impl<K: Kind> FromContext<K> for Key {
+    of_message!(|message, cx| Key::of(message));
+}
+
+#[diagnostic::do_not_recommend]
+impl<K: Kind> FromContext<K> for Vec<Key> {
+    of_each!(|message, cx| Key::of(message));
+}
+
+#[diagnostic::do_not_recommend]
+impl<K: Kind> FromContext<K> for Headers {
+    of_message!(|message, cx| Headers(message.headers()));
+}
+
+#[diagnostic::do_not_recommend]
+impl<K: Kind> FromContext<K> for Vec<Headers> {
+    of_each!(|message, cx| Headers(message.headers()));
+}
+
+#[diagnostic::do_not_recommend]
+impl FromContext<Kq> for Partition {
+    of_message!(|message, cx| Partition(message.place));
+}
+
+#[diagnostic::do_not_recommend]
+impl FromContext<Kq> for Vec<Partition> {
+    of_each!(|message, cx| Partition(message.place));
+}
+
+#[diagnostic::do_not_recommend]
+impl FromContext<Kq> for Offset {
+    of_message!(|message, cx| Offset(message.offset));
+}
+
+#[diagnostic::do_not_recommend]
+impl FromContext<Kq> for Vec<Offset> {
+    of_each!(|message, cx| Offset(message.offset));
+}
+
+#[diagnostic::do_not_recommend]
+impl FromContext<Kq> for Timestamp {
+    of_message!(|message, cx| Timestamp(message.at));
+}
+
+#[diagnostic::do_not_recommend]
+impl FromContext<Kq> for Vec<Timestamp> {
+    of_each!(|message, cx| Timestamp(message.at));
 }
 
 /// Says when the handler should stop: timeout, abort, or the lease was lost. A handler that takes it has a grace of five
@@ -261,6 +321,7 @@ impl fmt::Debug for Cancel {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<K: Kind> FromContext<K> for Cancel {
     type Plan = ();
 

@@ -71,6 +71,7 @@ fn decode_json<'a, T: Deserialize<'a>>(message: &'a Message) -> Result<T, BoxErr
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Json<T>(pub T);
 
+#[diagnostic::do_not_recommend]
 impl<'a, T: Deserialize<'a> + Send> Payload<'a> for Json<T> {
     const CONTENT: ContentType = ContentType::Json;
 
@@ -79,6 +80,7 @@ impl<'a, T: Deserialize<'a> + Send> Payload<'a> for Json<T> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Serialize> Produce for Json<T> {
     const CONTENT: ContentType = ContentType::Json;
 
@@ -91,6 +93,7 @@ impl<T: Serialize> Produce for Json<T> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Text(pub String);
 
+#[diagnostic::do_not_recommend]
 impl<'a> Payload<'a> for Text {
     const CONTENT: ContentType = ContentType::Text;
 
@@ -101,6 +104,7 @@ impl<'a> Payload<'a> for Text {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl Produce for Text {
     const CONTENT: ContentType = ContentType::Text;
 
@@ -113,6 +117,7 @@ impl Produce for Text {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Raw(pub bytes::Bytes);
 
+#[diagnostic::do_not_recommend]
 impl<'a> Payload<'a> for Raw {
     const CONTENT: ContentType = ContentType::Raw;
 
@@ -121,6 +126,7 @@ impl<'a> Payload<'a> for Raw {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl Produce for Raw {
     const CONTENT: ContentType = ContentType::Raw;
 

@@ -1,6 +1,6 @@
 //! The registry: which handlers there are. The only reader of the global list.
 
-use super::{HandlerDef, Registered};
+use super::HandlerDef;
 
 /// What an attribute submits. Not for direct use.
 #[doc(hidden)]
@@ -73,15 +73,10 @@ impl Registry {
     }
 }
 
-/// The definition of a handler, by the hidden type that has its name.
-pub const fn def_of<H: Registered>() -> &'static HandlerDef {
-    H::DEF
-}
-
 /// Chooses handlers by name: `App::new().handlers(handlers![billing::charge, remind])`. Naming a handler links its crate.
 #[macro_export]
 macro_rules! handlers {
     ($($handler:path),* $(,)?) => {
-        $crate::handler::Registry::of([$($crate::handler::registry::def_of::<$handler>()),*])
+        $crate::handler::Registry::of([$(<$handler as $crate::handler::Registered>::DEF),*])
     };
 }
