@@ -73,11 +73,8 @@ pub(super) fn join(tx: &mut Tx<'_>, topic: i64, name: &str, start: Start, lease:
 /// Does what an end of a topic says.
 pub(super) fn settle(tx: &mut Tx<'_>, turn: &mut TopicTurn, sub: &mut Sub) -> rusqlite::Result<()> {
     let session = sub.session;
+    sub.grant(std::mem::take(&mut turn.credit), turn.quiet);
     let Kind::Topic(member) = &mut sub.kind else { return Ok(()) };
-    sub.credit += std::mem::take(&mut turn.credit);
-    if turn.quiet {
-        sub.credit = 0;
-    }
     turn.stale = 0;
     let holds = |gid: i64, epoch: u32| member.held.iter().any(|held| held.gid == gid && held.epoch == epoch);
     for buried in &turn.dead {

@@ -179,7 +179,6 @@ impl Line {
         health.empty = self.empty
             && settled
             && self.waiting == 0
-            && self.credit > 0
             && self.sent == self.committed
             && self.is_confirmed();
         let down = match (&self.down, self.closed) {

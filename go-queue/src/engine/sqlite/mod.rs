@@ -31,7 +31,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -67,19 +67,6 @@ pub enum Durability {
     Process,
 }
 
-/// Options of one tube.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TubeConfig {
-    /// Refuse what the other engines would refuse: tasks above 65,535 bytes.
-    pub portable: bool,
-}
-
-impl Default for TubeConfig {
-    fn default() -> Self {
-        Self { portable: true }
-    }
-}
-
 /// How the engine is opened.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -89,8 +76,8 @@ pub struct Config {
     pub durability: Durability,
     /// The most bytes of the database. `None`: 1 GiB or half of the free disk, whichever is less.
     pub quota: Option<u64>,
-    /// Options by tube.
-    pub tubes: HashMap<Name, TubeConfig>,
+    /// Tubes that take more than the other engines would: tasks above 65,535 bytes.
+    pub unportable: HashSet<Name>,
     /// Options by topic.
     pub topics: HashMap<Name, TopicConfig>,
     /// Options of every other topic.
@@ -109,7 +96,7 @@ impl Default for Config {
             path: PathBuf::from("data/go-queue.db"),
             durability: Durability::default(),
             quota: None,
-            tubes: HashMap::new(),
+            unportable: HashSet::new(),
             topics: HashMap::new(),
             topic: TopicConfig::default(),
             keep: Duration::from_secs(24 * 3600),
@@ -130,7 +117,7 @@ impl Config {
     }
 
     fn is_portable(&self, name: &Name) -> bool {
-        self.tubes.get(name.as_str()).is_none_or(|tube| tube.portable)
+        !self.unportable.contains(name.as_str())
     }
 }
 

@@ -139,6 +139,16 @@ impl Reading {
 pub(super) fn fetch(conn: &Connection, sub: &mut Sub) -> rusqlite::Result<()> {
     let mut room = sub.credit.min(MAX_SLICE);
     let Kind::Topic(member) = &mut sub.kind else { return Ok(()) };
+    if room == 0 {
+        // Without room it is only said whether something waits.
+        let mut waits = false;
+        for held in member.held.iter().filter(|held| held.left_by.is_none()) {
+            waits |= has_more(conn, member.group, held)?;
+        }
+        sub.looked(!waits, None);
+        sub.maybe = false;
+        return Ok(());
+    }
     let count = member.held.len();
     let mut slices = Vec::new();
     let mut rest = false;
@@ -168,6 +178,20 @@ pub(super) fn fetch(conn: &Connection, sub: &mut Sub) -> rusqlite::Result<()> {
     }
     sub.looked(!rest, None);
     Ok(())
+}
+
+/// Whether a partition has something that was not handed out.
+fn has_more(conn: &Connection, group: i64, held: &Held) -> rusqlite::Result<bool> {
+    if !held.again.is_empty() {
+        return Ok(true);
+    }
+    let first = held.gid << OFFSET_BITS;
+    Ok(conn
+        .prepare_cached("SELECT 1 FROM log WHERE pos>=?1 AND pos<?2 LIMIT 1")?
+        .exists([first | held.at, (held.gid + 1) << OFFSET_BITS])?
+        || conn
+            .prepare_cached("SELECT 1 FROM replay WHERE grp=?1 AND gid=?2 AND id>?3 LIMIT 1")?
+            .exists([group, held.gid, held.replayed])?)
 }
 
 /// Reads a slice of one partition.

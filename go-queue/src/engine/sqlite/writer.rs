@@ -129,6 +129,14 @@ impl Sub {
         }
     }
 
+    /// Adds room; none is left from quiet on.
+    pub(super) fn grant(&mut self, room: usize, quiet: bool) {
+        if room > 0 && self.credit == 0 {
+            self.maybe = true;
+        }
+        self.credit = if quiet { 0 } else { self.credit + room };
+    }
+
     pub(super) fn say(&mut self, word: Word) {
         self.post.words.push(word);
     }
@@ -362,6 +370,9 @@ impl Writer {
                 Err(error) => tracing::debug!(%error, "could not look for foreign commits"),
             }
             self.watch_clock();
+            for sub in self.subs.iter_mut().filter(|sub| sub.credit == 0) {
+                sub.maybe = true;
+            }
         }
         if self.foreign {
             self.foreign = false;
@@ -521,7 +532,7 @@ impl Writer {
             if sub.next_due.is_some_and(|at| at <= now) {
                 sub.maybe = true;
             }
-            if sub.credit == 0 || !sub.maybe {
+            if !sub.maybe || (has_work && sub.credit == 0) {
                 continue;
             }
             if has_work {
@@ -532,6 +543,11 @@ impl Writer {
                 .and_then(|ready| tube::next_due(conn, tube).map(|due| (ready, due)));
             match seen {
                 Ok((false, due)) if due.is_none_or(|at| at > now) => sub.looked(true, due),
+                // Without room it is only said; looked at again when something changes, or at the next poll.
+                Ok((_, due)) if sub.credit == 0 => {
+                    sub.looked(false, due.filter(|at| *at > now));
+                    sub.maybe = false;
+                }
                 Ok(_) => any = true,
                 Err(error) => {
                     tracing::debug!(%error, "could not look into a tube");
@@ -841,7 +857,6 @@ impl Writer {
         let Self { subs, conn, .. } = self;
         for sub in subs.iter_mut() {
             if matches!(sub.kind, Kind::Topic(_))
-                && sub.credit > 0
                 && sub.maybe
                 && let Err(error) = record::fetch(conn, sub)
             {
@@ -959,10 +974,7 @@ fn run(tx: &mut Tx<'_>, request: &mut Request, subs: &mut [Sub], acks: &mut Acks
         Request::Tube(turn) => {
             let Some(sub) = subs.iter_mut().find(|sub| sub.no == turn.sub) else { return Ok(()) };
             let Kind::Tube(tube) = sub.kind else { return Ok(()) };
-            sub.credit += std::mem::take(&mut turn.credit);
-            if turn.quiet {
-                sub.credit = 0;
-            }
+            sub.grant(std::mem::take(&mut turn.credit), turn.quiet);
             if turn.end {
                 // What the end never collected was never started.
                 for slice in sub.mailbox.lock().slices.drain(..) {
