@@ -36,7 +36,8 @@ pub(super) struct Engines {
     opened: HashMap<EngineKind, Arc<dyn Engine>>,
     #[cfg(feature = "sqlite")]
     sqlite: Option<crate::engine::sqlite::Sqlite>,
-    claims: HashMap<std::time::Duration, ClaimStore>,
+    /// By scope: two groups that read one record each have a claim of their own.
+    claims: HashMap<String, ClaimStore>,
 }
 
 /// One end of a subscription, ready to be pumped.
@@ -128,16 +129,21 @@ impl Engines {
         Ok(engine)
     }
 
-    async fn claims(&mut self, plan: ClaimsPlan, config: &Config) -> Result<Option<Box<dyn Claims>>, AppError> {
+    async fn claims(
+        &mut self,
+        scope: &str,
+        plan: ClaimsPlan,
+        config: &Config,
+    ) -> Result<Option<Box<dyn Claims>>, AppError> {
         match plan.store {
             DedupStore::Memory => {
-                let store = self.claims.entry(plan.keep).or_insert_with(|| ClaimStore::new(plan.keep));
+                let store = self.claims.entry(scope.to_owned()).or_insert_with(|| ClaimStore::new(plan.keep));
                 Ok(Some(store.end()))
             }
             #[cfg(feature = "sqlite")]
             DedupStore::Sqlite => {
                 let engine = self.sqlite(config).await?;
-                Ok(Some(engine.claims(plan.keep)))
+                Ok(Some(engine.claims(scope, plan.keep)))
             }
             _ => {
                 let _ = config;
@@ -219,10 +225,14 @@ async fn ends(
         clock: engines.clock.clone(),
     });
     let subscribe = subscription.subscribe(plan.config.shutdown.drain());
+    let scope = match &subscription.group {
+        Some(group) => format!("{} of group `{group}`", subscription.place),
+        None => subscription.place.to_string(),
+    };
     let mut ends = Vec::new();
     for _ in 0..lanes {
         let claims = match subscription.claims {
-            Some(wanted) => engines.claims(wanted, &plan.config).await?,
+            Some(wanted) => engines.claims(&scope, wanted, &plan.config).await?,
             None => None,
         };
         let receive = engine.subscribe(&subscribe).await.map_err(AppError::engine)?;

@@ -9,6 +9,7 @@
 //! locks when it is closed.
 
 mod change;
+mod claims;
 mod dead;
 mod failure;
 mod group;
@@ -127,7 +128,7 @@ impl Config {
 pub struct Sqlite(Arc<Handle>);
 
 /// Keeps the writer's threads.
-pub(crate) struct Handle {
+struct Handle {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -148,7 +149,7 @@ impl Drop for Handle {
 impl Handle {
     /// Runs a closure in a transaction of the writer, and answers when it is as durable as configured. It may run twice,
     /// if the first transaction failed.
-    pub(crate) async fn ask<F, T>(&self, what: &'static str, run: F) -> Result<T, EngineError>
+    async fn ask<F, T>(&self, what: &'static str, run: F) -> Result<T, EngineError>
     where
         F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
@@ -203,11 +204,6 @@ impl Sqlite {
     /// How often and how long the disk was waited for: the cost of [`Durability::Power`].
     pub fn syncs(&self) -> SyncFigures {
         self.0.shared.syncer.figures()
-    }
-
-    /// For the dedup store on the same file.
-    pub(crate) fn handle(&self) -> Arc<Handle> {
-        self.0.clone()
     }
 
     async fn join(&self, to: &Subscribe) -> Result<Box<dyn Receive>, EngineError> {

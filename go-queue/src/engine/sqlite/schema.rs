@@ -69,8 +69,9 @@ CREATE TABLE cursor(grp INTEGER NOT NULL, gid INTEGER NOT NULL, off INTEGER NOT 
 CREATE TABLE replay(grp INTEGER NOT NULL, gid INTEGER NOT NULL, id INTEGER NOT NULL, job INTEGER NOT NULL,
   off INTEGER NOT NULL, uid BLOB NOT NULL, PRIMARY KEY(grp, gid, id)) STRICT, WITHOUT ROWID;
 CREATE TABLE claim(scope TEXT NOT NULL, uid BLOB NOT NULL, state INTEGER NOT NULL, owner INTEGER NOT NULL,
-  attempts INTEGER NOT NULL, until INTEGER NOT NULL, boot TEXT NOT NULL, PRIMARY KEY(scope, uid)) STRICT, WITHOUT ROWID;
-CREATE INDEX claim_until ON claim(until) WHERE state <> 1;
+  attempts INTEGER NOT NULL, until INTEGER NOT NULL, PRIMARY KEY(scope, uid)) STRICT, WITHOUT ROWID;
+CREATE INDEX claim_until ON claim(until) WHERE state<>1;
+CREATE INDEX claim_owner ON claim(owner) WHERE state=1;
 ";
 
 /// What is wrong with a file, for people.

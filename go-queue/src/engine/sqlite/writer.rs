@@ -267,13 +267,11 @@ impl Writer {
         let tick = host::boot_millis();
         let mut names = Names::default();
         let mut turn = 0;
-        let boot = instance.boot.clone();
         self.conn.execute_batch("BEGIN IMMEDIATE").map_err(|e| Failure::from(&e))?;
         let tx = Tx::new(
             &self.conn,
             &shared.config,
             0,
-            &boot,
             shared.clock.now(),
             tick,
             i64::MAX,
@@ -454,9 +452,6 @@ impl Writer {
         let shortest = self.subs.iter().map(|sub| sub.lease).min().unwrap_or(60_000);
         let every = u64::try_from(shortest / 3).unwrap_or(0).clamp(50, 20_000);
         self.beat_at = now + Duration::from_millis(every);
-        if self.subs.is_empty() {
-            return;
-        }
         let renewed = self.small(|tx, instance| {
             tx.conn
                 .prepare_cached("UPDATE instance SET seen=?2 WHERE id=?1")?
@@ -671,7 +666,6 @@ impl Writer {
             conn,
             &shared.config,
             instance.id,
-            &instance.boot,
             shared.clock.now(),
             host::boot_millis(),
             *soft_pages,
@@ -712,8 +706,7 @@ impl Writer {
                 conn,
                 &shared.config,
                 instance.id,
-                &instance.boot,
-                shared.clock.now(),
+                    shared.clock.now(),
                 host::boot_millis(),
                 *soft_pages,
                 names,
@@ -896,8 +889,9 @@ impl Writer {
     /// Sleeps until a request, a nudge, or the next thing that is done by time.
     fn sleep(&mut self, now: Instant) {
         let mut until = self.sweep_at.min(self.keeper.due());
+        until = until.min(self.beat_at);
         if !self.subs.is_empty() {
-            until = until.min(self.poll_at).min(self.beat_at);
+            until = until.min(self.poll_at);
         }
         if !self.kept.is_empty() {
             until = until.min(self.retry_at);
