@@ -33,6 +33,10 @@ pub(super) struct Held {
     pub(super) epoch: u32,
     /// The next offset to read.
     pub(super) at: i64,
+    /// What the group has committed; how far ahead of it is read has a bound.
+    pub(super) committed: i64,
+    /// What was done when the partition was taken, from that offset on, one bit for each record.
+    pub(super) skip: (i64, Vec<u8>),
     /// Records to hand out once more.
     pub(super) again: Vec<u64>,
     /// The last replayed dead letter that was handed out.
@@ -73,7 +77,7 @@ pub(super) fn join(tx: &mut Tx<'_>, topic: i64, name: &str, start: Start, lease:
 /// Does what an end of a topic says.
 pub(super) fn settle(tx: &mut Tx<'_>, turn: &mut TopicTurn, sub: &mut Sub) -> rusqlite::Result<()> {
     let session = sub.session;
-    sub.grant(std::mem::take(&mut turn.credit), turn.quiet);
+    sub.grant(std::mem::take(&mut turn.credit), std::mem::take(&mut turn.withdraw) || turn.quiet);
     let Kind::Topic(member) = &mut sub.kind else { return Ok(()) };
     turn.stale = 0;
     let holds = |gid: i64, epoch: u32| member.held.iter().any(|held| held.gid == gid && held.epoch == epoch);
@@ -90,11 +94,14 @@ pub(super) fn settle(tx: &mut Tx<'_>, turn: &mut TopicTurn, sub: &mut Sub) -> ru
             take_replay(tx, member.group, gid, token, true)?;
         }
     }
-    for &(gid, epoch, off) in &turn.commits {
-        if holds(gid, epoch) {
+    for commit in &turn.commits {
+        if holds(commit.gid, commit.epoch) {
+            let done = (!commit.done.is_empty()).then_some(&commit.done);
             tx.conn
-                .prepare_cached("UPDATE cursor SET off=?3 WHERE grp=?1 AND gid=?2 AND session=?4 AND off<?3")?
-                .execute(params![member.group, gid, off, session])?;
+                .prepare_cached(
+                    "UPDATE cursor SET off=?3, done=?5 WHERE grp=?1 AND gid=?2 AND session=?4 AND off<=?3",
+                )?
+                .execute(params![member.group, commit.gid, commit.base, session, done])?;
         }
     }
     for epoch in &turn.left {
@@ -132,6 +139,13 @@ pub(super) fn done(sub: &mut Sub, turn: &TopicTurn) {
         if let Some(held) = member.held.iter_mut().find(|held| held.gid == gid && held.epoch == epoch) {
             held.again.push(token);
             sub.maybe = true;
+        }
+    }
+    for commit in &turn.commits {
+        if let Some(held) = member.held.iter_mut().find(|held| held.epoch == commit.epoch) {
+            // Reading had stopped at the bound.
+            sub.maybe |= held.at >= held.committed.saturating_add(super::record::SPAN);
+            held.committed = held.committed.max(commit.base);
         }
     }
     let mut over = Vec::new();
@@ -315,24 +329,25 @@ fn take(writer: &mut Writer, at: usize, group: i64, session: u32, wanted: &[(i64
         let mut taken = Vec::new();
         let mut update = tx.conn.prepare_cached(
             "UPDATE cursor SET session=?3 WHERE grp=?1 AND gid=?2
-             AND (session=0 OR session NOT IN (SELECT id FROM session)) RETURNING off",
+             AND (session=0 OR session NOT IN (SELECT id FROM session)) RETURNING off, done",
         )?;
         for &(gid, part) in wanted {
-            let off: Option<i64> =
-                update.query_row(params![group, gid, session], |row| row.get(0)).optional()?;
-            if let Some(off) = off {
-                taken.push((gid, part, off));
+            let found: Option<(i64, Option<Vec<u8>>)> = update
+                .query_row(params![group, gid, session], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            if let Some((off, done)) = found {
+                taken.push((gid, part, off, done.unwrap_or_default()));
             }
         }
         Ok(taken)
     });
     match taken {
         Ok(taken) => {
-            for (gid, part, off) in taken {
+            for (gid, part, off, done) in taken {
                 let epoch = writer.next_epoch;
                 writer.next_epoch = writer.next_epoch.wrapping_add(1).max(1);
                 let sub = &mut writer.subs[at];
-                sub.say(Word::Took { epoch, gid, from: off });
+                sub.say(Word::Took { epoch, gid, from: off, done: done.clone() });
                 sub.maybe = true;
                 if let Kind::Topic(member) = &mut sub.kind {
                     member.held.push(Held {
@@ -340,6 +355,8 @@ fn take(writer: &mut Writer, at: usize, group: i64, session: u32, wanted: &[(i64
                         part,
                         epoch,
                         at: off,
+                        committed: off,
+                        skip: (off, done),
                         again: Vec::new(),
                         replayed: 0,
                         left_by: None,

@@ -129,12 +129,15 @@ impl Sub {
         }
     }
 
-    /// Adds room; none is left from quiet on.
-    pub(super) fn grant(&mut self, room: usize, quiet: bool) {
+    /// Adds room, after what was granted before is taken back.
+    pub(super) fn grant(&mut self, room: usize, withdraw: bool) {
+        if withdraw {
+            self.credit = 0;
+        }
         if room > 0 && self.credit == 0 {
             self.maybe = true;
         }
-        self.credit = if quiet { 0 } else { self.credit + room };
+        self.credit += room;
     }
 
     pub(super) fn say(&mut self, word: Word) {
@@ -968,7 +971,7 @@ fn run(tx: &mut Tx<'_>, request: &mut Request, subs: &mut [Sub], acks: &mut Acks
         Request::Tube(turn) => {
             let Some(sub) = subs.iter_mut().find(|sub| sub.no == turn.sub) else { return Ok(()) };
             let Kind::Tube(tube) = sub.kind else { return Ok(()) };
-            sub.grant(std::mem::take(&mut turn.credit), turn.quiet);
+            sub.grant(std::mem::take(&mut turn.credit), std::mem::take(&mut turn.withdraw) || turn.quiet);
             if turn.end {
                 // What the end never collected was never started.
                 for slice in sub.mailbox.lock().slices.drain(..) {
