@@ -36,7 +36,8 @@ pub(super) struct Engines {
     opened: HashMap<EngineKind, Arc<dyn Engine>>,
     #[cfg(feature = "sqlite")]
     sqlite: Option<crate::engine::sqlite::Sqlite>,
-    claims: HashMap<std::time::Duration, ClaimStore>,
+    /// By scope: two groups that read one record each have a claim of their own.
+    claims: HashMap<String, ClaimStore>,
 }
 
 /// One end of a subscription, ready to be pumped.
@@ -135,21 +136,34 @@ impl Engines {
 
     async fn claims(
         &mut self,
+<<<<<<< HEAD
+=======
+        scope: &str,
+>>>>>>> sqlite
         plan: ClaimsPlan,
         config: &Config,
     ) -> Result<Option<Box<dyn Claims>>, AppError> {
         match plan.store {
             DedupStore::Memory => {
+<<<<<<< HEAD
                 let store = self
                     .claims
                     .entry(plan.keep)
                     .or_insert_with(|| ClaimStore::new(plan.keep));
+=======
+                let store = self.claims.entry(scope.to_owned()).or_insert_with(|| ClaimStore::new(plan.keep));
+>>>>>>> sqlite
                 Ok(Some(store.end()))
             }
             #[cfg(feature = "sqlite")]
             DedupStore::Sqlite => {
+<<<<<<< HEAD
                 let _engine = self.sqlite(config).await?;
                 Ok(None)
+=======
+                let engine = self.sqlite(config).await?;
+                Ok(Some(engine.claims(scope, plan.keep)))
+>>>>>>> sqlite
             }
             _ => {
                 let _ = config;
@@ -250,10 +264,14 @@ async fn ends(
         clock: engines.clock.clone(),
     });
     let subscribe = subscription.subscribe(plan.config.shutdown.drain());
+    let scope = match &subscription.group {
+        Some(group) => format!("{} of group `{group}`", subscription.place),
+        None => subscription.place.to_string(),
+    };
     let mut ends = Vec::new();
     for _ in 0..lanes {
         let claims = match subscription.claims {
-            Some(wanted) => engines.claims(wanted, &plan.config).await?,
+            Some(wanted) => engines.claims(&scope, wanted, &plan.config).await?,
             None => None,
         };
         let receive = engine

@@ -9,8 +9,6 @@ use std::time::Duration;
 use crate::message::Id;
 
 pub mod memory;
-#[cfg(feature = "sqlite")]
-pub mod sqlite;
 
 /// One end of a dedup store, owned by one lane.
 pub trait Claims: Send {

@@ -142,7 +142,7 @@ fn absent(tx: &Tx<'_>, tube: i64, uid: &[u8], number: Option<i64>) -> rusqlite::
 
 fn revoke(tx: &mut Tx<'_>, store: i64, task: &TaskId) -> rusqlite::Result<Revoked> {
     Ok(match pick(tx, store, task)? {
-        Place::Waiting { id, .. } => {
+        Place::Waiting { id, tube, .. } => {
             let until = millis_up(tx.wall.saturating_add(tx.config.keep));
             tx.conn
                 .prepare_cached("DELETE FROM job WHERE id=?1")?
@@ -151,6 +151,8 @@ fn revoke(tx: &mut Tx<'_>, store: i64, task: &TaskId) -> rusqlite::Result<Revoke
                 .prepare_cached("INSERT OR REPLACE INTO revoked(job, until) VALUES(?1, ?2)")?
                 .execute([id, until])?;
             tx.effects.sync = true;
+            // Who sleeps until it is due looks for the next.
+            tx.effects.wake(tube);
             Revoked::Revoked
         }
         Place::Running => Revoked::Running,

@@ -33,6 +33,10 @@ pub(super) struct Held {
     pub(super) epoch: u32,
     /// The next offset to read.
     pub(super) at: i64,
+    /// What the group has committed; how far ahead of it is read has a bound.
+    pub(super) committed: i64,
+    /// What was done when the partition was taken, from that offset on, one bit for each record.
+    pub(super) skip: (i64, Vec<u8>),
     /// Records to hand out once more.
     pub(super) again: Vec<u64>,
     /// The last replayed dead letter that was handed out.
@@ -83,6 +87,7 @@ pub(super) fn join(
 /// Does what an end of a topic says.
 pub(super) fn settle(tx: &mut Tx<'_>, turn: &mut TopicTurn, sub: &mut Sub) -> rusqlite::Result<()> {
     let session = sub.session;
+<<<<<<< HEAD
     let Kind::Topic(member) = &mut sub.kind else {
         return Ok(());
     };
@@ -90,6 +95,10 @@ pub(super) fn settle(tx: &mut Tx<'_>, turn: &mut TopicTurn, sub: &mut Sub) -> ru
     if turn.quiet {
         sub.credit = 0;
     }
+=======
+    sub.grant(std::mem::take(&mut turn.credit), std::mem::take(&mut turn.withdraw) || turn.quiet);
+    let Kind::Topic(member) = &mut sub.kind else { return Ok(()) };
+>>>>>>> sqlite
     turn.stale = 0;
     let holds = |gid: i64, epoch: u32| {
         member
@@ -110,13 +119,20 @@ pub(super) fn settle(tx: &mut Tx<'_>, turn: &mut TopicTurn, sub: &mut Sub) -> ru
             take_replay(tx, member.group, gid, token, true)?;
         }
     }
-    for &(gid, epoch, off) in &turn.commits {
-        if holds(gid, epoch) {
+    for commit in &turn.commits {
+        if holds(commit.gid, commit.epoch) {
+            let done = (!commit.done.is_empty()).then_some(&commit.done);
             tx.conn
                 .prepare_cached(
+<<<<<<< HEAD
                     "UPDATE cursor SET off=?3 WHERE grp=?1 AND gid=?2 AND session=?4 AND off<?3",
                 )?
                 .execute(params![member.group, gid, off, session])?;
+=======
+                    "UPDATE cursor SET off=?3, done=?5 WHERE grp=?1 AND gid=?2 AND session=?4 AND off<=?3",
+                )?
+                .execute(params![member.group, commit.gid, commit.base, session, done])?;
+>>>>>>> sqlite
         }
     }
     for epoch in &turn.left {
@@ -160,6 +176,13 @@ pub(super) fn done(sub: &mut Sub, turn: &TopicTurn) {
         {
             held.again.push(token);
             sub.maybe = true;
+        }
+    }
+    for commit in &turn.commits {
+        if let Some(held) = member.held.iter_mut().find(|held| held.epoch == commit.epoch) {
+            // Reading had stopped at the bound.
+            sub.maybe |= held.at >= held.committed.saturating_add(super::record::SPAN);
+            held.committed = held.committed.max(commit.base);
         }
     }
     let mut over = Vec::new();
@@ -370,29 +393,41 @@ fn take(writer: &mut Writer, at: usize, group: i64, session: u32, wanted: &[(i64
         let mut taken = Vec::new();
         let mut update = tx.conn.prepare_cached(
             "UPDATE cursor SET session=?3 WHERE grp=?1 AND gid=?2
-             AND (session=0 OR session NOT IN (SELECT id FROM session)) RETURNING off",
+             AND (session=0 OR session NOT IN (SELECT id FROM session)) RETURNING off, done",
         )?;
         for &(gid, part) in wanted {
+<<<<<<< HEAD
             let off: Option<i64> = update
                 .query_row(params![group, gid, session], |row| row.get(0))
                 .optional()?;
             if let Some(off) = off {
                 taken.push((gid, part, off));
+=======
+            let found: Option<(i64, Option<Vec<u8>>)> = update
+                .query_row(params![group, gid, session], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            if let Some((off, done)) = found {
+                taken.push((gid, part, off, done.unwrap_or_default()));
+>>>>>>> sqlite
             }
         }
         Ok(taken)
     });
     match taken {
         Ok(taken) => {
-            for (gid, part, off) in taken {
+            for (gid, part, off, done) in taken {
                 let epoch = writer.next_epoch;
                 writer.next_epoch = writer.next_epoch.wrapping_add(1).max(1);
                 let sub = &mut writer.subs[at];
+<<<<<<< HEAD
                 sub.say(Word::Took {
                     epoch,
                     gid,
                     from: off,
                 });
+=======
+                sub.say(Word::Took { epoch, gid, from: off, done: done.clone() });
+>>>>>>> sqlite
                 sub.maybe = true;
                 if let Kind::Topic(member) = &mut sub.kind {
                     member.held.push(Held {
@@ -400,6 +435,8 @@ fn take(writer: &mut Writer, at: usize, group: i64, session: u32, wanted: &[(i64
                         part,
                         epoch,
                         at: off,
+                        committed: off,
+                        skip: (off, done),
                         again: Vec::new(),
                         replayed: 0,
                         left_by: None,

@@ -186,13 +186,13 @@ impl Instance {
             let late: Vec<i64> = conn
                 .prepare_cached(
                     "SELECT s.id FROM session s WHERE s.instance=?1 AND s.lease<?2
-                     AND (EXISTS (SELECT 1 FROM lease l WHERE l.session=s.id) OR s.grp<>0)",
+                     AND (s.grp<>0 OR EXISTS (SELECT 1 FROM lease l WHERE l.session=s.id)
+                       OR EXISTS (SELECT 1 FROM claim c WHERE c.owner=s.id AND c.state=1))",
                 )?
                 .query_map([other.id, tick - other.seen], |row| row.get(0))?
                 .collect::<Result<_, _>>()?;
             gone.sessions.extend(late);
         }
-        // Leases whose session was lost with its instance row: an old file that was repaired by hand.
         Ok(gone)
     }
 

@@ -111,12 +111,17 @@ impl Line {
         }
     }
 
+    /// Whether room was granted that is not there any more. Said with the next request that goes anyway.
+    pub(super) fn withdraws(&self, free: usize) -> bool {
+        free == 0 && self.credit > 0
+    }
+
     /// Sends a request with so much new room in it.
-    pub(super) fn send(&mut self, request: Request, credit: usize) {
+    pub(super) fn send(&mut self, request: Request, credit: usize, withdraw: bool) {
         match self.handle.shared.queue.push(request) {
             Ok(()) => {
                 self.sent = self.sent.wrapping_add(1);
-                self.credit += credit;
+                self.credit = if withdraw { credit } else { self.credit + credit };
                 self.mailbox.lock().wants_confirmation = true;
             }
             // The writer has ended: everything here is void, the leases go back with the session.
@@ -190,7 +195,6 @@ impl Line {
         health.empty = self.empty
             && settled
             && self.waiting == 0
-            && self.credit > 0
             && self.sent == self.committed
             && self.is_confirmed();
         let down = match (&self.down, self.closed) {

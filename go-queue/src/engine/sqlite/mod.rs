@@ -9,6 +9,7 @@
 //! locks when it is closed.
 
 mod change;
+mod claims;
 mod dead;
 mod failure;
 mod group;
@@ -31,7 +32,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -67,19 +68,6 @@ pub enum Durability {
     Process,
 }
 
-/// Options of one tube.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TubeConfig {
-    /// Refuse what the other engines would refuse: tasks above 65,535 bytes.
-    pub portable: bool,
-}
-
-impl Default for TubeConfig {
-    fn default() -> Self {
-        Self { portable: true }
-    }
-}
-
 /// How the engine is opened.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -89,8 +77,8 @@ pub struct Config {
     pub durability: Durability,
     /// The most bytes of the database. `None`: 1 GiB or half of the free disk, whichever is less.
     pub quota: Option<u64>,
-    /// Options by tube.
-    pub tubes: HashMap<Name, TubeConfig>,
+    /// Tubes that take more than the other engines would: tasks above 65,535 bytes.
+    pub unportable: HashSet<Name>,
     /// Options by topic.
     pub topics: HashMap<Name, TopicConfig>,
     /// Options of every other topic.
@@ -109,7 +97,7 @@ impl Default for Config {
             path: PathBuf::from("data/go-queue.db"),
             durability: Durability::default(),
             quota: None,
-            tubes: HashMap::new(),
+            unportable: HashSet::new(),
             topics: HashMap::new(),
             topic: TopicConfig::default(),
             keep: Duration::from_secs(24 * 3600),
@@ -133,9 +121,13 @@ impl Config {
     }
 
     fn is_portable(&self, name: &Name) -> bool {
+<<<<<<< HEAD
         self.tubes
             .get(name.as_str())
             .is_none_or(|tube| tube.portable)
+=======
+        !self.unportable.contains(name.as_str())
+>>>>>>> sqlite
     }
 }
 
@@ -145,7 +137,7 @@ impl Config {
 pub struct Sqlite(Arc<Handle>);
 
 /// Keeps the writer's threads.
-pub(crate) struct Handle {
+struct Handle {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -168,7 +160,7 @@ impl Drop for Handle {
 impl Handle {
     /// Runs a closure in a transaction of the writer, and answers when it is as durable as configured. It may run twice,
     /// if the first transaction failed.
-    pub(crate) async fn ask<F, T>(&self, what: &'static str, run: F) -> Result<T, EngineError>
+    async fn ask<F, T>(&self, what: &'static str, run: F) -> Result<T, EngineError>
     where
         F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
@@ -226,11 +218,6 @@ impl Sqlite {
     /// How often and how long the disk was waited for: the cost of [`Durability::Power`].
     pub fn syncs(&self) -> SyncFigures {
         self.0.shared.syncer.figures()
-    }
-
-    /// For the dedup store on the same file.
-    pub(crate) fn handle(&self) -> Arc<Handle> {
-        self.0.clone()
     }
 
     async fn join(&self, to: &Subscribe) -> Result<Box<dyn Receive>, EngineError> {

@@ -33,6 +33,8 @@ pub(super) struct TubeTurn {
     pub(super) back: Vec<crate::delivery::Receipt>,
     /// Room for so many more.
     pub(super) credit: usize,
+    /// Room that was granted before is not there any more.
+    pub(super) withdraw: bool,
     /// Take no more for this end.
     pub(super) quiet: bool,
     /// The end is gone: its session is over.
@@ -44,9 +46,7 @@ pub(super) struct TubeTurn {
 #[derive(Debug, Default)]
 pub(super) struct TopicTurn {
     pub(super) sub: u32,
-    /// Partition, epoch, and the offset before which everything is done.
-    pub(super) commits: Vec<(i64, u32, i64)>,
-    /// Partition, epoch, token, why, how often started.
+    pub(super) commits: Vec<Commit>,
     pub(super) dead: Vec<Buried>,
     /// Replayed dead letters that are done: partition, epoch, token.
     pub(super) replayed: Vec<(i64, u32, u64)>,
@@ -55,9 +55,21 @@ pub(super) struct TopicTurn {
     /// Epochs that are drained.
     pub(super) left: Vec<u32>,
     pub(super) credit: usize,
+    pub(super) withdraw: bool,
     pub(super) quiet: bool,
     pub(super) end: bool,
     pub(super) stale: u64,
+}
+
+/// How far an end is with one partition.
+#[derive(Debug)]
+pub(super) struct Commit {
+    pub(super) gid: i64,
+    pub(super) epoch: u32,
+    /// Everything before it is done.
+    pub(super) base: i64,
+    /// What is done from there on, one bit for each record, lowest bit first.
+    pub(super) done: Vec<u8>,
 }
 
 /// A record that goes to the dead letters of a group.

@@ -27,6 +27,9 @@ const STICKY: u32 = 32;
 /// A slice ends behind so many bytes of bodies.
 const SLICE_BYTES: usize = 4 << 20;
 
+/// So far ahead of what is committed a partition is read: one record that does not end holds it there.
+pub(super) const SPAN: i64 = 1 << 16;
+
 /// What a record takes beside its body, for retention by size.
 pub(super) const ROW_BYTES: i64 = 40;
 
@@ -152,9 +155,23 @@ impl Reading {
 /// Hands out what there is for one member: one partition after the other, from where it stopped the last time.
 pub(super) fn fetch(conn: &Connection, sub: &mut Sub) -> rusqlite::Result<()> {
     let mut room = sub.credit.min(MAX_SLICE);
+<<<<<<< HEAD
     let Kind::Topic(member) = &mut sub.kind else {
         return Ok(());
     };
+=======
+    let Kind::Topic(member) = &mut sub.kind else { return Ok(()) };
+    if room == 0 {
+        // Without room it is only said whether something waits.
+        let mut waits = false;
+        for held in member.held.iter().filter(|held| held.left_by.is_none()) {
+            waits |= has_more(conn, member.group, held)?;
+        }
+        sub.looked(!waits, None);
+        sub.maybe = false;
+        return Ok(());
+    }
+>>>>>>> sqlite
     let count = member.held.len();
     let mut slices = Vec::new();
     let mut rest = false;
@@ -186,6 +203,36 @@ pub(super) fn fetch(conn: &Connection, sub: &mut Sub) -> rusqlite::Result<()> {
     Ok(())
 }
 
+impl Held {
+    /// The offset before which it may be read.
+    fn end(&self) -> i64 {
+        self.committed.saturating_add(SPAN).min((1 << OFFSET_BITS) - 1)
+    }
+
+    /// Whether a record was done before the partition was taken.
+    fn skips(&self, offset: i64) -> bool {
+        let (from, done) = &self.skip;
+        usize::try_from(offset - from)
+            .ok()
+            .and_then(|at| done.get(at / 8).map(|byte| byte >> (at % 8) & 1 == 1))
+            .unwrap_or(false)
+    }
+}
+
+/// Whether a partition has something that was not handed out.
+fn has_more(conn: &Connection, group: i64, held: &Held) -> rusqlite::Result<bool> {
+    if !held.again.is_empty() {
+        return Ok(true);
+    }
+    let first = held.gid << OFFSET_BITS;
+    Ok(conn
+        .prepare_cached("SELECT 1 FROM log WHERE pos>=?1 AND pos<?2 LIMIT 1")?
+        .exists([first | held.at, first + held.end()])?
+        || conn
+            .prepare_cached("SELECT 1 FROM replay WHERE grp=?1 AND gid=?2 AND id>?3 LIMIT 1")?
+            .exists([group, held.gid, held.replayed])?)
+}
+
 /// Reads a slice of one partition.
 fn read(conn: &Connection, group: i64, held: &mut Held, n: usize) -> rusqlite::Result<Slice> {
     let mut reading = Reading::default();
@@ -193,23 +240,29 @@ fn read(conn: &Connection, group: i64, held: &mut Held, n: usize) -> rusqlite::R
         read_again(conn, group, held.gid, token, &mut reading)?;
     }
     read_replays(conn, group, held, n, &mut reading)?;
-    let left = n.saturating_sub(reading.rows.len());
-    if left > 0 {
+    if reading.rows.len() < n {
         let mut select = conn.prepare_cached(&format!(
-            "SELECT pos, {COLUMNS} FROM log WHERE pos>=?1 AND pos<?2 ORDER BY pos LIMIT ?3"
+            "SELECT pos, {COLUMNS} FROM log WHERE pos>=?1 AND pos<?2 ORDER BY pos"
         ))?;
         let first = held.gid << OFFSET_BITS;
+<<<<<<< HEAD
         let mut found = select.query(params![
             first | held.at,
             (held.gid + 1) << OFFSET_BITS,
             narrow(left)
         ])?;
         while let Some(row) = found.next()? {
+=======
+        let mut found = select.query([first | held.at, first + held.end()])?;
+        while reading.rows.len() < n
+            && reading.bodies.len() < SLICE_BYTES
+            && let Some(row) = found.next()?
+        {
+>>>>>>> sqlite
             let offset = row.get::<_, i64>(0)? - first;
-            reading.add(offset.cast_unsigned(), offset, 1, row)?;
             held.at = offset + 1;
-            if reading.bodies.len() >= SLICE_BYTES {
-                break;
+            if !held.skips(offset) {
+                reading.add(offset.cast_unsigned(), offset, 1, row)?;
             }
         }
     }

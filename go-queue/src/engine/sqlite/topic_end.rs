@@ -6,10 +6,19 @@ use std::task::{Context, Poll};
 
 use super::line::{Line, order_of};
 use super::mailbox::Word;
-use super::queue::{Buried, Request, TopicTurn};
+use super::queue::{Buried, Commit, Request, TopicTurn};
 use super::record::REPLAYED;
 use crate::delivery::{Delivery, How, Notice, Receipt, Settlement};
 use crate::engine::{EngineError, Order, Receive, Turn};
+
+/// How far one record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Out,
+    /// Given back; comes again.
+    Back,
+    Done,
+}
 
 /// One partition in hand.
 #[derive(Debug)]
@@ -18,41 +27,98 @@ struct Track {
     gid: i64,
     /// Everything before it is done.
     base: i64,
-    /// From `base` on: what is done.
-    done: VecDeque<bool>,
-    /// What the writer was told.
-    committed: i64,
+    /// From `base` on.
+    states: VecDeque<State>,
+    /// Replayed dead letters in hand.
+    replays: Vec<u64>,
+    /// Something is done that the writer was not told.
+    news: bool,
     /// Handed out and not settled.
     out: usize,
     leaving: bool,
 }
 
 impl Track {
+    fn new(epoch: u32, gid: i64, from: i64, done: &[u8]) -> Self {
+        let bits = done.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
+        let mut states: VecDeque<State> =
+            bits.map(|done| if done { State::Done } else { State::Back }).collect();
+        while states.back() == Some(&State::Back) {
+            states.pop_back();
+        }
+        Self {
+            epoch,
+            gid,
+            base: from,
+            states,
+            replays: Vec::new(),
+            news: false,
+            out: 0,
+            leaving: false,
+        }
+    }
+
     /// Notes that a record was handed out. What lies between it and the one before is not there any more: done.
-    fn handed(&mut self, offset: i64) {
+    fn handed(&mut self, token: u64) {
         self.out += 1;
-        let next = self.base + len(self.done.len());
-        if offset < next {
-            // Once more, after a release.
+        if token & REPLAYED != 0 {
+            self.replays.push(token);
             return;
         }
-        self.done.extend((next..offset).map(|_| true));
-        self.done.push_back(false);
+        let offset = token.cast_signed();
+        let next = self.base + len(self.states.len());
+        if offset < next {
+            self.set(offset, State::Out);
+            return;
+        }
+        self.states.extend((next..offset).map(|_| State::Done));
+        self.states.push_back(State::Out);
         self.advance();
     }
 
-    fn finish(&mut self, offset: i64) {
-        if let Ok(at) = usize::try_from(offset - self.base)
-            && let Some(done) = self.done.get_mut(at)
-        {
-            *done = true;
+    /// Takes one settlement. False if the record is not in hand.
+    fn settle(&mut self, token: u64, to: State) -> bool {
+        let held = if token & REPLAYED != 0 {
+            let found = self.replays.iter().position(|replay| *replay == token);
+            found.map(|at| self.replays.swap_remove(at)).is_some()
+        } else {
+            let held = self.state(token.cast_signed()) == Some(State::Out);
+            if held {
+                self.set(token.cast_signed(), to);
+                self.news |= to == State::Done;
+                self.advance();
+            }
+            held
+        };
+        self.out -= usize::from(held);
+        held
+    }
+
+    /// What is done from `base` on, one bit for each record.
+    fn bits(&self) -> Vec<u8> {
+        let mut bits = Vec::new();
+        for (at, _) in self.states.iter().enumerate().filter(|(_, state)| **state == State::Done) {
+            bits.resize(at / 8 + 1, 0);
+            bits[at / 8] |= 1 << (at % 8);
         }
-        self.advance();
+        bits
+    }
+
+    fn state(&self, offset: i64) -> Option<State> {
+        usize::try_from(offset - self.base).ok().and_then(|at| self.states.get(at)).copied()
+    }
+
+    fn set(&mut self, offset: i64, to: State) {
+        if let Some(state) =
+            usize::try_from(offset - self.base).ok().and_then(|at| self.states.get_mut(at))
+        {
+            *state = to;
+        }
     }
 
     fn advance(&mut self) {
-        while self.done.front() == Some(&true) {
-            self.done.pop_front();
+        while self.states.front() == Some(&State::Done) {
+            self.states.pop_front();
             self.base += 1;
         }
     }
@@ -100,18 +166,27 @@ impl TopicEnd {
     }
 
     fn settle(&mut self, turn: &mut Turn) {
+        let open = turn.open;
         for Settlement { receipt, how } in turn.settle.drain(..) {
             let Some(track) = self.track(receipt.epoch) else {
                 self.line.stale += 1;
                 continue;
             };
-            track.out = track.out.saturating_sub(1);
             let (gid, epoch, token) = (track.gid, track.epoch, receipt.token);
-            let replay = token & REPLAYED != 0;
+            let to = match how {
+                How::Ack | How::Dead { .. } => State::Done,
+                How::Release { .. } | How::Retry { .. } => State::Back,
+            };
+            let leaving = track.leaving;
+            if !track.settle(token, to) {
+                self.line.stale += 1;
+                continue;
+            }
             match how {
-                How::Ack if replay => self.replayed.push((gid, epoch, token)),
-                How::Ack => track.finish(token.cast_signed()),
+                How::Ack if token & REPLAYED != 0 => self.replayed.push((gid, epoch, token)),
+                How::Ack => {}
                 How::Dead { reason, attempts } => {
+<<<<<<< HEAD
                     if !replay {
                         track.finish(token.cast_signed());
                     }
@@ -122,13 +197,13 @@ impl TopicEnd {
                         reason,
                         attempts,
                     });
+=======
+                    self.dead.push(Buried { gid, epoch, token, reason, attempts });
+>>>>>>> sqlite
                 }
                 // A log has no later: what is given back while the partition is ours comes once more at once.
-                How::Release { .. } | How::Retry { .. } => {
-                    if !track.leaving {
-                        self.again.push((gid, epoch, token));
-                    }
-                }
+                How::Release { .. } | How::Retry { .. } if leaving || !open => {}
+                How::Release { .. } | How::Retry { .. } => self.again.push((gid, epoch, token)),
             }
         }
     }
@@ -137,15 +212,9 @@ impl TopicEnd {
         let mut heard = false;
         while let Some(word) = self.line.words.pop_front() {
             match word {
-                Word::Took { epoch, gid, from } => self.tracks.push(Track {
-                    epoch,
-                    gid,
-                    base: from,
-                    done: VecDeque::new(),
-                    committed: from,
-                    out: 0,
-                    leaving: false,
-                }),
+                Word::Took { epoch, gid, from, done } => {
+                    self.tracks.push(Track::new(epoch, gid, from, &done));
+                }
                 Word::Leaving { epoch } => {
                     self.line.forget(epoch);
                     if let Some(track) = self.track(epoch) {
@@ -184,6 +253,7 @@ impl TopicEnd {
             let Some(delivery) = next else { break };
             let Receipt { epoch, token, .. } = delivery.receipt;
             // Without a track its epoch is over, and the record belongs to somebody else.
+<<<<<<< HEAD
             let Some(track) = self.track(epoch) else {
                 continue;
             };
@@ -192,6 +262,10 @@ impl TopicEnd {
             } else {
                 track.out += 1;
             }
+=======
+            let Some(track) = self.track(epoch) else { continue };
+            track.handed(token);
+>>>>>>> sqlite
             turn.deliver.push(delivery);
             n += 1;
         }
@@ -200,24 +274,29 @@ impl TopicEnd {
 
     fn has_news(&self) -> bool {
         !(self.dead.is_empty() && self.replayed.is_empty() && self.again.is_empty())
-            || self.tracks.iter().any(|track| track.base > track.committed)
+            || self.tracks.iter().any(|track| track.news)
     }
 
-    fn send(&mut self, credit: usize, end: bool) {
+    fn send(&mut self, credit: usize, withdraw: bool, end: bool) {
         let mut request = TopicTurn {
             sub: self.line.sub,
             dead: std::mem::take(&mut self.dead),
             replayed: std::mem::take(&mut self.replayed),
             again: std::mem::take(&mut self.again),
             credit,
+            withdraw,
             quiet: self.line.quiet,
             end,
             ..TopicTurn::default()
         };
         for track in &mut self.tracks {
-            if track.base > track.committed {
-                track.committed = track.base;
-                request.commits.push((track.gid, track.epoch, track.base));
+            if std::mem::take(&mut track.news) {
+                request.commits.push(Commit {
+                    gid: track.gid,
+                    epoch: track.epoch,
+                    base: track.base,
+                    done: track.bits(),
+                });
             }
         }
         if !end {
@@ -229,7 +308,7 @@ impl TopicEnd {
                 .map(|track| track.epoch)
                 .collect();
         }
-        self.line.send(Request::Topic(request), credit);
+        self.line.send(Request::Topic(request), credit, withdraw);
     }
 
     fn has_drained(&self) -> bool {
@@ -257,7 +336,7 @@ impl Receive for TopicEnd {
         if delivered == 0 && (self.line.may_send() || turned_quiet) {
             let credit = self.line.wanted(turn.free);
             if credit > 0 || turned_quiet || self.has_news() || self.has_drained() {
-                self.send(credit, false);
+                self.send(credit, self.line.withdraws(turn.free), false);
             }
         }
         self.line.health(turn, !self.has_news());
@@ -273,7 +352,7 @@ impl Receive for TopicEnd {
         if !self.line.ended {
             self.line.quiet = true;
             self.line.ended = true;
-            self.send(0, true);
+            self.send(0, false, true);
         }
         self.line.poll_closed(cx)
     }
@@ -284,7 +363,7 @@ impl Drop for TopicEnd {
         if !self.line.ended {
             self.line.quiet = true;
             self.line.ended = true;
-            self.send(0, true);
+            self.send(0, false, true);
         }
     }
 }
@@ -294,6 +373,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+<<<<<<< HEAD
     fn track() -> Track {
         Track {
             epoch: 1,
@@ -306,29 +386,68 @@ mod tests {
         }
     }
 
+=======
+>>>>>>> sqlite
     #[test]
     fn offsets_that_are_not_there_count_as_done() {
-        let mut track = track();
+        let mut track = Track::new(1, 1, 10, &[]);
         track.handed(15);
         assert_eq!(track.base, 15);
         track.handed(18);
-        track.finish(15);
+        assert!(track.settle(15, State::Done));
         assert_eq!(track.base, 18);
-        track.finish(18);
-        assert_eq!(track.base, 19);
+        assert!(track.settle(18, State::Done));
+        assert_eq!((track.base, track.out), (19, 0));
+    }
+
+    #[test]
+    fn what_is_done_behind_an_open_record_stays_done_with_the_next_owner() {
+        let mut track = Track::new(1, 1, 10, &[]);
+        for offset in 10..40 {
+            track.handed(offset);
+        }
+        for offset in (11..40).step_by(2) {
+            assert!(track.settle(offset, State::Done));
+        }
+        let bits = track.bits();
+        let mut next = Track::new(2, 1, track.base, &bits);
+        assert_eq!((next.base, next.bits()), (10, bits));
+        for offset in (10..40).step_by(2) {
+            next.handed(offset);
+            assert!(next.settle(offset, State::Done));
+        }
+        assert_eq!((next.base, next.bits()), (40, Vec::new()));
+    }
+
+    #[test]
+    fn what_is_settled_twice_is_stale() {
+        let mut track = Track::new(1, 1, 0, &[]);
+        for token in [0, 1, REPLAYED | 7] {
+            track.handed(token);
+        }
+        for token in [1, REPLAYED | 7] {
+            assert!(track.settle(token, State::Done));
+            assert!(!track.settle(token, State::Done));
+        }
+        assert!(track.settle(0, State::Back));
+        assert!(!track.settle(0, State::Done));
+        track.handed(0);
+        assert!(track.settle(0, State::Done));
+        assert!(!track.settle(0, State::Done));
+        assert_eq!((track.base, track.out), (2, 0));
     }
 
     proptest! {
         #[test]
-        fn the_commit_never_passes_an_unfinished_record(order in Just((0..40_i64).collect::<Vec<_>>()).prop_shuffle()) {
-            let mut track = track();
+        fn the_commit_never_passes_an_unfinished_record(order in Just((0..40_u64).collect::<Vec<_>>()).prop_shuffle()) {
+            let mut track = Track::new(1, 1, 10, &[]);
             for offset in 0..40 {
                 track.handed(10 + offset);
             }
             let mut finished = std::collections::HashSet::new();
             for offset in order {
-                track.finish(10 + offset);
-                finished.insert(10 + offset);
+                prop_assert!(track.settle(10 + offset, State::Done));
+                finished.insert(10 + offset.cast_signed());
                 let first_open = (10..50).find(|o| !finished.contains(o)).unwrap_or(50);
                 prop_assert_eq!(track.base, first_open);
             }

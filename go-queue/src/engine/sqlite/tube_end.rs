@@ -84,17 +84,18 @@ impl TubeEnd {
         }
     }
 
-    fn send(&mut self, credit: usize, end: bool) {
+    fn send(&mut self, credit: usize, withdraw: bool, end: bool) {
         let request = TubeTurn {
             sub: self.line.sub,
             settle: std::mem::take(&mut self.settle),
             back: std::mem::take(&mut self.back),
             credit,
+            withdraw,
             quiet: self.line.quiet,
             end,
             stale: 0,
         };
-        self.line.send(Request::Tube(request), credit);
+        self.line.send(Request::Tube(request), credit, withdraw);
     }
 
     fn has_news(&self) -> bool {
@@ -122,7 +123,7 @@ impl Receive for TubeEnd {
         if delivered == 0 && (self.line.may_send() || turned_quiet) {
             let credit = self.line.wanted(turn.free);
             if credit > 0 || turned_quiet || self.has_news() {
-                self.send(credit, false);
+                self.send(credit, self.line.withdraws(turn.free), false);
             }
         }
         self.line.health(turn, !self.has_news());
@@ -144,7 +145,7 @@ impl Receive for TubeEnd {
             self.line.quiet = true;
             self.hand_back();
             self.line.ended = true;
-            self.send(0, true);
+            self.send(0, false, true);
         }
         self.line.poll_closed(cx)
     }
@@ -157,7 +158,7 @@ impl Drop for TubeEnd {
             self.line.quiet = true;
             self.hand_back();
             self.line.ended = true;
-            self.send(0, true);
+            self.send(0, false, true);
         }
     }
 }

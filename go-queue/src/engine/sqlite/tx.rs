@@ -63,12 +63,10 @@ pub(super) struct Tail {
 
 /// One write transaction.
 #[derive(Debug)]
-pub(crate) struct Tx<'a> {
+pub(super) struct Tx<'a> {
     pub(super) conn: &'a Connection,
     pub(super) config: &'a Config,
     pub(super) instance: i64,
-    /// Names this boot; claims of another are void.
-    pub(super) boot: &'a str,
     pub(super) wall: WallTime,
     /// Boot time in milliseconds.
     pub(super) tick: i64,
@@ -91,7 +89,6 @@ impl<'a> Tx<'a> {
         conn: &'a Connection,
         config: &'a Config,
         instance: i64,
-        boot: &'a str,
         wall: WallTime,
         tick: i64,
         soft_pages: i64,
@@ -102,7 +99,6 @@ impl<'a> Tx<'a> {
             conn,
             config,
             instance,
-            boot,
             wall,
             tick,
             effects: Effects::default(),
@@ -272,6 +268,7 @@ impl<'a> Tx<'a> {
             .conn
             .prepare_cached("INSERT INTO ready(tube, pri, id, attempts) SELECT tube, pri, id, attempts FROM lease WHERE session=?1")?
             .execute([session])?;
+<<<<<<< HEAD
         self.conn
             .prepare_cached("DELETE FROM lease WHERE session=?1")?
             .execute([session])?;
@@ -281,6 +278,15 @@ impl<'a> Tx<'a> {
         self.conn
             .prepare_cached("DELETE FROM session WHERE id=?1")?
             .execute([session])?;
+=======
+        self.conn.prepare_cached("DELETE FROM lease WHERE session=?1")?.execute([session])?;
+        self.conn.prepare_cached("UPDATE cursor SET session=0 WHERE session=?1")?.execute([session])?;
+        let until = super::tube::millis_up(self.wall.saturating_add(self.config.keep));
+        self.conn
+            .prepare_cached("UPDATE claim SET state=2, owner=0, until=?2 WHERE owner=?1 AND state=1")?
+            .execute([session, until])?;
+        self.conn.prepare_cached("DELETE FROM session WHERE id=?1")?.execute([session])?;
+>>>>>>> sqlite
         self.effects.moved = true;
         Ok(returned)
     }

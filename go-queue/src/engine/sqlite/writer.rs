@@ -136,6 +136,17 @@ impl Sub {
         }
     }
 
+    /// Adds room, after what was granted before is taken back.
+    pub(super) fn grant(&mut self, room: usize, withdraw: bool) {
+        if withdraw {
+            self.credit = 0;
+        }
+        if room > 0 && self.credit == 0 {
+            self.maybe = true;
+        }
+        self.credit += room;
+    }
+
     pub(super) fn say(&mut self, word: Word) {
         self.post.words.push(word);
     }
@@ -271,15 +282,18 @@ impl Writer {
         let tick = host::boot_millis();
         let mut names = Names::default();
         let mut turn = 0;
+<<<<<<< HEAD
         let boot = instance.boot.clone();
         self.conn
             .execute_batch("BEGIN IMMEDIATE")
             .map_err(|e| Failure::from(&e))?;
+=======
+        self.conn.execute_batch("BEGIN IMMEDIATE").map_err(|e| Failure::from(&e))?;
+>>>>>>> sqlite
         let tx = Tx::new(
             &self.conn,
             &shared.config,
             0,
-            &boot,
             shared.clock.now(),
             tick,
             i64::MAX,
@@ -384,6 +398,9 @@ impl Writer {
                 Err(error) => tracing::debug!(%error, "could not look for foreign commits"),
             }
             self.watch_clock();
+            for sub in self.subs.iter_mut().filter(|sub| sub.credit == 0) {
+                sub.maybe = true;
+            }
         }
         if self.foreign {
             self.foreign = false;
@@ -476,9 +493,6 @@ impl Writer {
             .unwrap_or(60_000);
         let every = u64::try_from(shortest / 3).unwrap_or(0).clamp(50, 20_000);
         self.beat_at = now + Duration::from_millis(every);
-        if self.subs.is_empty() {
-            return;
-        }
         let renewed = self.small(|tx, instance| {
             tx.conn
                 .prepare_cached("UPDATE instance SET seen=?2 WHERE id=?1")?
@@ -554,7 +568,7 @@ impl Writer {
             if sub.next_due.is_some_and(|at| at <= now) {
                 sub.maybe = true;
             }
-            if sub.credit == 0 || !sub.maybe {
+            if !sub.maybe || (has_work && sub.credit == 0) {
                 continue;
             }
             if has_work {
@@ -565,6 +579,11 @@ impl Writer {
                 .and_then(|ready| tube::next_due(conn, tube).map(|due| (ready, due)));
             match seen {
                 Ok((false, due)) if due.is_none_or(|at| at > now) => sub.looked(true, due),
+                // Without room it is only said; looked at again when something changes, or at the next poll.
+                Ok((_, due)) if sub.credit == 0 => {
+                    sub.looked(false, due.filter(|at| *at > now));
+                    sub.maybe = false;
+                }
                 Ok(_) => any = true,
                 Err(error) => {
                     tracing::debug!(%error, "could not look into a tube");
@@ -698,7 +717,6 @@ impl Writer {
             conn,
             &shared.config,
             instance.id,
-            &instance.boot,
             shared.clock.now(),
             host::boot_millis(),
             *soft_pages,
@@ -747,8 +765,7 @@ impl Writer {
                 conn,
                 &shared.config,
                 instance.id,
-                &instance.boot,
-                shared.clock.now(),
+                    shared.clock.now(),
                 host::boot_millis(),
                 *soft_pages,
                 names,
@@ -898,7 +915,6 @@ impl Writer {
         let Self { subs, conn, .. } = self;
         for sub in subs.iter_mut() {
             if matches!(sub.kind, Kind::Topic(_))
-                && sub.credit > 0
                 && sub.maybe
                 && let Err(error) = record::fetch(conn, sub)
             {
@@ -940,8 +956,9 @@ impl Writer {
     /// Sleeps until a request, a nudge, or the next thing that is done by time.
     fn sleep(&mut self, now: Instant) {
         let mut until = self.sweep_at.min(self.keeper.due());
+        until = until.min(self.beat_at);
         if !self.subs.is_empty() {
-            until = until.min(self.poll_at).min(self.beat_at);
+            until = until.min(self.poll_at);
         }
         if !self.kept.is_empty() {
             until = until.min(self.retry_at);
@@ -1023,6 +1040,7 @@ fn run(
             Ok(())
         }
         Request::Tube(turn) => {
+<<<<<<< HEAD
             let Some(sub) = subs.iter_mut().find(|sub| sub.no == turn.sub) else {
                 return Ok(());
             };
@@ -1033,6 +1051,11 @@ fn run(
             if turn.quiet {
                 sub.credit = 0;
             }
+=======
+            let Some(sub) = subs.iter_mut().find(|sub| sub.no == turn.sub) else { return Ok(()) };
+            let Kind::Tube(tube) = sub.kind else { return Ok(()) };
+            sub.grant(std::mem::take(&mut turn.credit), std::mem::take(&mut turn.withdraw) || turn.quiet);
+>>>>>>> sqlite
             if turn.end {
                 // What the end never collected was never started.
                 for slice in sub.mailbox.lock().slices.drain(..) {

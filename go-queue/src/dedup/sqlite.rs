@@ -1,1 +1,0 @@
-//! The dedup store on the file of the SQLite engine.
