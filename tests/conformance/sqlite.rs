@@ -27,8 +27,15 @@ impl OnFile {
             keep: KEEP,
             ..Config::new(folder.path().join("queue.db"))
         };
-        let engine = Sqlite::open(config.clone(), clock.clone()).await.expect("a new file opens");
-        Self { engine, config, clock, _folder: folder }
+        let engine = Sqlite::open(config.clone(), clock.clone())
+            .await
+            .expect("a new file opens");
+        Self {
+            engine,
+            config,
+            clock,
+            _folder: folder,
+        }
     }
 }
 

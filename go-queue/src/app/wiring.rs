@@ -136,34 +136,22 @@ impl Engines {
 
     async fn claims(
         &mut self,
-<<<<<<< HEAD
-=======
         scope: &str,
->>>>>>> sqlite
         plan: ClaimsPlan,
         config: &Config,
     ) -> Result<Option<Box<dyn Claims>>, AppError> {
         match plan.store {
             DedupStore::Memory => {
-<<<<<<< HEAD
                 let store = self
                     .claims
-                    .entry(plan.keep)
+                    .entry(scope.to_owned())
                     .or_insert_with(|| ClaimStore::new(plan.keep));
-=======
-                let store = self.claims.entry(scope.to_owned()).or_insert_with(|| ClaimStore::new(plan.keep));
->>>>>>> sqlite
                 Ok(Some(store.end()))
             }
             #[cfg(feature = "sqlite")]
             DedupStore::Sqlite => {
-<<<<<<< HEAD
-                let _engine = self.sqlite(config).await?;
-                Ok(None)
-=======
                 let engine = self.sqlite(config).await?;
                 Ok(Some(engine.claims(scope, plan.keep)))
->>>>>>> sqlite
             }
             _ => {
                 let _ = config;

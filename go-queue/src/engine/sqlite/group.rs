@@ -87,18 +87,13 @@ pub(super) fn join(
 /// Does what an end of a topic says.
 pub(super) fn settle(tx: &mut Tx<'_>, turn: &mut TopicTurn, sub: &mut Sub) -> rusqlite::Result<()> {
     let session = sub.session;
-<<<<<<< HEAD
+    sub.grant(
+        std::mem::take(&mut turn.credit),
+        std::mem::take(&mut turn.withdraw) || turn.quiet,
+    );
     let Kind::Topic(member) = &mut sub.kind else {
         return Ok(());
     };
-    sub.credit += std::mem::take(&mut turn.credit);
-    if turn.quiet {
-        sub.credit = 0;
-    }
-=======
-    sub.grant(std::mem::take(&mut turn.credit), std::mem::take(&mut turn.withdraw) || turn.quiet);
-    let Kind::Topic(member) = &mut sub.kind else { return Ok(()) };
->>>>>>> sqlite
     turn.stale = 0;
     let holds = |gid: i64, epoch: u32| {
         member
@@ -124,15 +119,9 @@ pub(super) fn settle(tx: &mut Tx<'_>, turn: &mut TopicTurn, sub: &mut Sub) -> ru
             let done = (!commit.done.is_empty()).then_some(&commit.done);
             tx.conn
                 .prepare_cached(
-<<<<<<< HEAD
-                    "UPDATE cursor SET off=?3 WHERE grp=?1 AND gid=?2 AND session=?4 AND off<?3",
-                )?
-                .execute(params![member.group, gid, off, session])?;
-=======
                     "UPDATE cursor SET off=?3, done=?5 WHERE grp=?1 AND gid=?2 AND session=?4 AND off<=?3",
                 )?
                 .execute(params![member.group, commit.gid, commit.base, session, done])?;
->>>>>>> sqlite
         }
     }
     for epoch in &turn.left {
@@ -179,7 +168,11 @@ pub(super) fn done(sub: &mut Sub, turn: &TopicTurn) {
         }
     }
     for commit in &turn.commits {
-        if let Some(held) = member.held.iter_mut().find(|held| held.epoch == commit.epoch) {
+        if let Some(held) = member
+            .held
+            .iter_mut()
+            .find(|held| held.epoch == commit.epoch)
+        {
             // Reading had stopped at the bound.
             sub.maybe |= held.at >= held.committed.saturating_add(super::record::SPAN);
             held.committed = held.committed.max(commit.base);
@@ -396,19 +389,13 @@ fn take(writer: &mut Writer, at: usize, group: i64, session: u32, wanted: &[(i64
              AND (session=0 OR session NOT IN (SELECT id FROM session)) RETURNING off, done",
         )?;
         for &(gid, part) in wanted {
-<<<<<<< HEAD
-            let off: Option<i64> = update
-                .query_row(params![group, gid, session], |row| row.get(0))
-                .optional()?;
-            if let Some(off) = off {
-                taken.push((gid, part, off));
-=======
             let found: Option<(i64, Option<Vec<u8>>)> = update
-                .query_row(params![group, gid, session], |row| Ok((row.get(0)?, row.get(1)?)))
+                .query_row(params![group, gid, session], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })
                 .optional()?;
             if let Some((off, done)) = found {
                 taken.push((gid, part, off, done.unwrap_or_default()));
->>>>>>> sqlite
             }
         }
         Ok(taken)
@@ -419,15 +406,12 @@ fn take(writer: &mut Writer, at: usize, group: i64, session: u32, wanted: &[(i64
                 let epoch = writer.next_epoch;
                 writer.next_epoch = writer.next_epoch.wrapping_add(1).max(1);
                 let sub = &mut writer.subs[at];
-<<<<<<< HEAD
                 sub.say(Word::Took {
                     epoch,
                     gid,
                     from: off,
+                    done: done.clone(),
                 });
-=======
-                sub.say(Word::Took { epoch, gid, from: off, done: done.clone() });
->>>>>>> sqlite
                 sub.maybe = true;
                 if let Kind::Topic(member) = &mut sub.kind {
                     member.held.push(Held {

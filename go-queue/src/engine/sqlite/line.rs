@@ -121,7 +121,11 @@ impl Line {
         match self.handle.shared.queue.push(request) {
             Ok(()) => {
                 self.sent = self.sent.wrapping_add(1);
-                self.credit = if withdraw { credit } else { self.credit + credit };
+                self.credit = if withdraw {
+                    credit
+                } else {
+                    self.credit + credit
+                };
                 self.mailbox.lock().wants_confirmation = true;
             }
             // The writer has ended: everything here is void, the leases go back with the session.

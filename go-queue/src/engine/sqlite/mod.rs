@@ -121,13 +121,7 @@ impl Config {
     }
 
     fn is_portable(&self, name: &Name) -> bool {
-<<<<<<< HEAD
-        self.tubes
-            .get(name.as_str())
-            .is_none_or(|tube| tube.portable)
-=======
         !self.unportable.contains(name.as_str())
->>>>>>> sqlite
     }
 }
 

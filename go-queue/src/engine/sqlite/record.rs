@@ -155,12 +155,9 @@ impl Reading {
 /// Hands out what there is for one member: one partition after the other, from where it stopped the last time.
 pub(super) fn fetch(conn: &Connection, sub: &mut Sub) -> rusqlite::Result<()> {
     let mut room = sub.credit.min(MAX_SLICE);
-<<<<<<< HEAD
     let Kind::Topic(member) = &mut sub.kind else {
         return Ok(());
     };
-=======
-    let Kind::Topic(member) = &mut sub.kind else { return Ok(()) };
     if room == 0 {
         // Without room it is only said whether something waits.
         let mut waits = false;
@@ -171,7 +168,6 @@ pub(super) fn fetch(conn: &Connection, sub: &mut Sub) -> rusqlite::Result<()> {
         sub.maybe = false;
         return Ok(());
     }
->>>>>>> sqlite
     let count = member.held.len();
     let mut slices = Vec::new();
     let mut rest = false;
@@ -206,7 +202,9 @@ pub(super) fn fetch(conn: &Connection, sub: &mut Sub) -> rusqlite::Result<()> {
 impl Held {
     /// The offset before which it may be read.
     fn end(&self) -> i64 {
-        self.committed.saturating_add(SPAN).min((1 << OFFSET_BITS) - 1)
+        self.committed
+            .saturating_add(SPAN)
+            .min((1 << OFFSET_BITS) - 1)
     }
 
     /// Whether a record was done before the partition was taken.
@@ -245,20 +243,11 @@ fn read(conn: &Connection, group: i64, held: &mut Held, n: usize) -> rusqlite::R
             "SELECT pos, {COLUMNS} FROM log WHERE pos>=?1 AND pos<?2 ORDER BY pos"
         ))?;
         let first = held.gid << OFFSET_BITS;
-<<<<<<< HEAD
-        let mut found = select.query(params![
-            first | held.at,
-            (held.gid + 1) << OFFSET_BITS,
-            narrow(left)
-        ])?;
-        while let Some(row) = found.next()? {
-=======
         let mut found = select.query([first | held.at, first + held.end()])?;
         while reading.rows.len() < n
             && reading.bodies.len() < SLICE_BYTES
             && let Some(row) = found.next()?
         {
->>>>>>> sqlite
             let offset = row.get::<_, i64>(0)? - first;
             held.at = offset + 1;
             if !held.skips(offset) {

@@ -40,9 +40,12 @@ struct Track {
 
 impl Track {
     fn new(epoch: u32, gid: i64, from: i64, done: &[u8]) -> Self {
-        let bits = done.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
-        let mut states: VecDeque<State> =
-            bits.map(|done| if done { State::Done } else { State::Back }).collect();
+        let bits = done
+            .iter()
+            .flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
+        let mut states: VecDeque<State> = bits
+            .map(|done| if done { State::Done } else { State::Back })
+            .collect();
         while states.back() == Some(&State::Back) {
             states.pop_back();
         }
@@ -97,7 +100,12 @@ impl Track {
     /// What is done from `base` on, one bit for each record.
     fn bits(&self) -> Vec<u8> {
         let mut bits = Vec::new();
-        for (at, _) in self.states.iter().enumerate().filter(|(_, state)| **state == State::Done) {
+        for (at, _) in self
+            .states
+            .iter()
+            .enumerate()
+            .filter(|(_, state)| **state == State::Done)
+        {
             bits.resize(at / 8 + 1, 0);
             bits[at / 8] |= 1 << (at % 8);
         }
@@ -105,12 +113,16 @@ impl Track {
     }
 
     fn state(&self, offset: i64) -> Option<State> {
-        usize::try_from(offset - self.base).ok().and_then(|at| self.states.get(at)).copied()
+        usize::try_from(offset - self.base)
+            .ok()
+            .and_then(|at| self.states.get(at))
+            .copied()
     }
 
     fn set(&mut self, offset: i64, to: State) {
-        if let Some(state) =
-            usize::try_from(offset - self.base).ok().and_then(|at| self.states.get_mut(at))
+        if let Some(state) = usize::try_from(offset - self.base)
+            .ok()
+            .and_then(|at| self.states.get_mut(at))
         {
             *state = to;
         }
@@ -186,10 +198,6 @@ impl TopicEnd {
                 How::Ack if token & REPLAYED != 0 => self.replayed.push((gid, epoch, token)),
                 How::Ack => {}
                 How::Dead { reason, attempts } => {
-<<<<<<< HEAD
-                    if !replay {
-                        track.finish(token.cast_signed());
-                    }
                     self.dead.push(Buried {
                         gid,
                         epoch,
@@ -197,9 +205,6 @@ impl TopicEnd {
                         reason,
                         attempts,
                     });
-=======
-                    self.dead.push(Buried { gid, epoch, token, reason, attempts });
->>>>>>> sqlite
                 }
                 // A log has no later: what is given back while the partition is ours comes once more at once.
                 How::Release { .. } | How::Retry { .. } if leaving || !open => {}
@@ -212,7 +217,12 @@ impl TopicEnd {
         let mut heard = false;
         while let Some(word) = self.line.words.pop_front() {
             match word {
-                Word::Took { epoch, gid, from, done } => {
+                Word::Took {
+                    epoch,
+                    gid,
+                    from,
+                    done,
+                } => {
                     self.tracks.push(Track::new(epoch, gid, from, &done));
                 }
                 Word::Leaving { epoch } => {
@@ -253,19 +263,10 @@ impl TopicEnd {
             let Some(delivery) = next else { break };
             let Receipt { epoch, token, .. } = delivery.receipt;
             // Without a track its epoch is over, and the record belongs to somebody else.
-<<<<<<< HEAD
             let Some(track) = self.track(epoch) else {
                 continue;
             };
-            if token & REPLAYED == 0 {
-                track.handed(token.cast_signed());
-            } else {
-                track.out += 1;
-            }
-=======
-            let Some(track) = self.track(epoch) else { continue };
             track.handed(token);
->>>>>>> sqlite
             turn.deliver.push(delivery);
             n += 1;
         }
@@ -373,21 +374,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-<<<<<<< HEAD
-    fn track() -> Track {
-        Track {
-            epoch: 1,
-            gid: 1,
-            base: 10,
-            done: VecDeque::new(),
-            committed: 10,
-            out: 0,
-            leaving: false,
-        }
-    }
-
-=======
->>>>>>> sqlite
     #[test]
     fn offsets_that_are_not_there_count_as_done() {
         let mut track = Track::new(1, 1, 10, &[]);

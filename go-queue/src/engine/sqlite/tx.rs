@@ -268,25 +268,21 @@ impl<'a> Tx<'a> {
             .conn
             .prepare_cached("INSERT INTO ready(tube, pri, id, attempts) SELECT tube, pri, id, attempts FROM lease WHERE session=?1")?
             .execute([session])?;
-<<<<<<< HEAD
         self.conn
             .prepare_cached("DELETE FROM lease WHERE session=?1")?
             .execute([session])?;
         self.conn
             .prepare_cached("UPDATE cursor SET session=0 WHERE session=?1")?
             .execute([session])?;
+        let until = super::tube::millis_up(self.wall.saturating_add(self.config.keep));
+        self.conn
+            .prepare_cached(
+                "UPDATE claim SET state=2, owner=0, until=?2 WHERE owner=?1 AND state=1",
+            )?
+            .execute([session, until])?;
         self.conn
             .prepare_cached("DELETE FROM session WHERE id=?1")?
             .execute([session])?;
-=======
-        self.conn.prepare_cached("DELETE FROM lease WHERE session=?1")?.execute([session])?;
-        self.conn.prepare_cached("UPDATE cursor SET session=0 WHERE session=?1")?.execute([session])?;
-        let until = super::tube::millis_up(self.wall.saturating_add(self.config.keep));
-        self.conn
-            .prepare_cached("UPDATE claim SET state=2, owner=0, until=?2 WHERE owner=?1 AND state=1")?
-            .execute([session, until])?;
-        self.conn.prepare_cached("DELETE FROM session WHERE id=?1")?.execute([session])?;
->>>>>>> sqlite
         self.effects.moved = true;
         Ok(returned)
     }

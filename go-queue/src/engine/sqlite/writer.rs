@@ -282,14 +282,9 @@ impl Writer {
         let tick = host::boot_millis();
         let mut names = Names::default();
         let mut turn = 0;
-<<<<<<< HEAD
-        let boot = instance.boot.clone();
         self.conn
             .execute_batch("BEGIN IMMEDIATE")
             .map_err(|e| Failure::from(&e))?;
-=======
-        self.conn.execute_batch("BEGIN IMMEDIATE").map_err(|e| Failure::from(&e))?;
->>>>>>> sqlite
         let tx = Tx::new(
             &self.conn,
             &shared.config,
@@ -765,7 +760,7 @@ impl Writer {
                 conn,
                 &shared.config,
                 instance.id,
-                    shared.clock.now(),
+                shared.clock.now(),
                 host::boot_millis(),
                 *soft_pages,
                 names,
@@ -1040,22 +1035,16 @@ fn run(
             Ok(())
         }
         Request::Tube(turn) => {
-<<<<<<< HEAD
             let Some(sub) = subs.iter_mut().find(|sub| sub.no == turn.sub) else {
                 return Ok(());
             };
             let Kind::Tube(tube) = sub.kind else {
                 return Ok(());
             };
-            sub.credit += std::mem::take(&mut turn.credit);
-            if turn.quiet {
-                sub.credit = 0;
-            }
-=======
-            let Some(sub) = subs.iter_mut().find(|sub| sub.no == turn.sub) else { return Ok(()) };
-            let Kind::Tube(tube) = sub.kind else { return Ok(()) };
-            sub.grant(std::mem::take(&mut turn.credit), std::mem::take(&mut turn.withdraw) || turn.quiet);
->>>>>>> sqlite
+            sub.grant(
+                std::mem::take(&mut turn.credit),
+                std::mem::take(&mut turn.withdraw) || turn.quiet,
+            );
             if turn.end {
                 // What the end never collected was never started.
                 for slice in sub.mailbox.lock().slices.drain(..) {
