@@ -122,11 +122,12 @@ impl Engines {
         settings.topics = topics(config);
         settings.keep = keep(config);
         settings.quota = config.sqlite.quota();
-        for tube in config.tubes.iter().filter(|tube| !tube.portable()) {
-            settings
-                .tubes
-                .insert(tube.name.clone(), sqlite::TubeConfig { portable: false });
-        }
+        settings.unportable = config
+            .tubes
+            .iter()
+            .filter(|tube| !tube.portable())
+            .map(|tube| tube.name.clone())
+            .collect();
         let engine = sqlite::Sqlite::open(settings, self.clock.clone())
             .await
             .map_err(AppError::engine)?;

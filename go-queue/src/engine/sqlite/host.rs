@@ -16,11 +16,7 @@ pub(super) fn boot_millis() -> i64 {
     const CLOCK: ClockId = ClockId::Monotonic;
     let now = clock_gettime(CLOCK);
     // tv_sec is 64 bits here, and 32 on some platforms.
-    #[allow(
-        clippy::useless_conversion,
-        clippy::allow_attributes,
-        reason = "the width depends on the platform"
-    )]
+    #[allow(clippy::useless_conversion, clippy::allow_attributes, reason = "the width depends on the platform")]
     let seconds = i64::from(now.tv_sec);
     seconds.saturating_mul(1000) + i64::try_from(now.tv_nsec / 1_000_000).unwrap_or(0)
 }
@@ -42,13 +38,7 @@ pub(super) fn private_folder(path: &Path) -> io::Result<()> {
 
 /// Opens a file that only this user can read, and makes it if it is not there.
 pub(super) fn private_file(path: &Path) -> io::Result<std::fs::File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 /// Makes the names in a folder survive a power cut.
@@ -69,11 +59,7 @@ pub(super) struct FileSystem {
 pub(super) fn file_system(path: &Path) -> io::Result<FileSystem> {
     let found = rustix::fs::statfs(path)?;
     // From linux/magic.h; the type of the field depends on the platform.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a magic number has 32 bits"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a magic number has 32 bits")]
     let shared = match found.f_type as u32 {
         0x6969 => Some("NFS"),
         0x517b | 0xff53_4d42 | 0xfe53_4d42 => Some("SMB"),
@@ -93,8 +79,5 @@ pub(super) fn file_system(path: &Path) -> io::Result<FileSystem> {
 #[cfg(not(target_os = "linux"))]
 pub(super) fn file_system(path: &Path) -> io::Result<FileSystem> {
     let found = rustix::fs::statvfs(path)?;
-    Ok(FileSystem {
-        shared: None,
-        free: found.f_bavail.saturating_mul(found.f_frsize),
-    })
+    Ok(FileSystem { shared: None, free: found.f_bavail.saturating_mul(found.f_frsize) })
 }

@@ -103,12 +103,7 @@ impl Line {
 
     /// How much more room to grant for so many free places.
     pub(super) fn wanted(&self, free: usize) -> usize {
-        if self.quiet {
-            0
-        } else {
-            free.min(MAX_SLICE)
-                .saturating_sub(self.credit + self.waiting)
-        }
+        if self.quiet { 0 } else { free.min(MAX_SLICE).saturating_sub(self.credit + self.waiting) }
     }
 
     /// Whether room was granted that is not there any more. Said with the next request that goes anyway.
@@ -121,11 +116,7 @@ impl Line {
         match self.handle.shared.queue.push(request) {
             Ok(()) => {
                 self.sent = self.sent.wrapping_add(1);
-                self.credit = if withdraw {
-                    credit
-                } else {
-                    self.credit + credit
-                };
+                self.credit = if withdraw { credit } else { self.credit + credit };
                 self.mailbox.lock().wants_confirmation = true;
             }
             // The writer has ended: everything here is void, the leases go back with the session.
@@ -152,19 +143,13 @@ impl Line {
             Err(EngineError::Unavailable {
                 engine: ENGINE,
                 what: "confirm the last settlements".to_owned(),
-                why: self
-                    .down
-                    .clone()
-                    .unwrap_or_else(|| Arc::from("the store did not answer in time")),
+                why: self.down.clone().unwrap_or_else(|| Arc::from("the store did not answer in time")),
             })
         })
     }
 
     /// The next message that came ahead, with the epoch of its slice and whatever the caller makes of its row.
-    pub(super) fn next<T>(
-        &mut self,
-        make: impl FnOnce(&Slice, &super::mailbox::Row) -> T,
-    ) -> Option<T> {
+    pub(super) fn next<T>(&mut self, make: impl FnOnce(&Slice, &super::mailbox::Row) -> T) -> Option<T> {
         loop {
             let slice = self.ahead.front_mut()?;
             if let Some(row) = slice.rows.pop_front() {
@@ -234,8 +219,6 @@ pub(super) fn order_of(order: Order, message: &Message, partition: Option<u32>) 
         Order::None => 0,
         Order::Partition => of_partition(),
         Order::Key if message.flags.contains(Flags::NULL_KEY) => of_partition(),
-        Order::Key => foldhash::fast::FixedState::default()
-            .hash_one(message.body.key())
-            .max(1),
+        Order::Key => foldhash::fast::FixedState::default().hash_one(message.body.key()).max(1),
     }
 }

@@ -110,10 +110,7 @@ impl Default for Config {
 impl Config {
     /// The defaults, on this file.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            ..Self::default()
-        }
+        Self { path: path.into(), ..Self::default() }
     }
 
     fn topic(&self, name: &Name) -> &TopicConfig {
@@ -138,9 +135,7 @@ struct Handle {
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle")
-            .field("path", &self.shared.config.path)
-            .finish_non_exhaustive()
+        f.debug_struct("Handle").field("path", &self.shared.config.path).finish_non_exhaustive()
     }
 }
 
@@ -203,10 +198,7 @@ impl Sqlite {
         let shared = opened
             .await
             .map_err(|_| unusable("the writer ended without a word".to_owned()))??;
-        Ok(Self(Arc::new(Handle {
-            shared,
-            threads: Mutex::new(vec![writer]),
-        })))
+        Ok(Self(Arc::new(Handle { shared, threads: Mutex::new(vec![writer]) })))
     }
 
     /// How often and how long the disk was waited for: the cost of [`Durability::Power`].
@@ -217,9 +209,7 @@ impl Sqlite {
     async fn join(&self, to: &Subscribe) -> Result<Box<dyn Receive>, EngineError> {
         let mailbox = Arc::new(Mailbox::default());
         let no = self.0.shared.sub();
-        let lease = i64::try_from(to.lease.as_millis())
-            .unwrap_or(i64::MAX)
-            .max(1);
+        let lease = i64::try_from(to.lease.as_millis()).unwrap_or(i64::MAX).max(1);
         let line = Line::new(self.0.clone(), no, mailbox.clone());
         let label = to.label.clone();
         match (&to.place, &to.group) {
@@ -320,9 +310,7 @@ fn work(config: Config, clock: Clock, said: Opening) {
             path.clone(),
             soft_pages,
         );
-        writer
-            .begin()
-            .map_err(|failure| failure.engine("enter the file"))?;
+        writer.begin().map_err(|failure| failure.engine("enter the file"))?;
         Ok((shared, writer, log, power))
     })();
     let (shared, writer, log, power) = match begun {
@@ -342,9 +330,7 @@ fn work(config: Config, clock: Clock, said: Opening) {
     let syncer = match syncer.transpose() {
         Ok(syncer) => syncer,
         Err(error) => {
-            let _ = said.send(Err(unusable(format!(
-                "no thread could be started: {error}"
-            ))));
+            let _ = said.send(Err(unusable(format!("no thread could be started: {error}"))));
             return;
         }
     };
@@ -394,10 +380,7 @@ impl Engine for Sqlite {
         }
     }
 
-    fn subscribe<'a>(
-        &'a self,
-        to: &'a Subscribe,
-    ) -> BoxFuture<'a, Result<Box<dyn Receive>, EngineError>> {
+    fn subscribe<'a>(&'a self, to: &'a Subscribe) -> BoxFuture<'a, Result<Box<dyn Receive>, EngineError>> {
         Box::pin(self.join(to))
     }
 
@@ -416,13 +399,7 @@ impl Engine for Sqlite {
     fn close(&self) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async {
             self.0.shared.queue.close();
-            let threads = std::mem::take(
-                &mut *self
-                    .0
-                    .threads
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner),
-            );
+            let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
             let joined = tokio::task::spawn_blocking(move || {
                 threads.into_iter().all(|thread| thread.join().is_ok())
             });

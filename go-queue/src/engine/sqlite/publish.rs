@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::Handle;
 use super::failure::{ENGINE, Failure};
 use super::queue::{Put, Request};
 use super::tube::{Stored, millis_up};
+use super::Handle;
 use crate::engine::{BoxFuture, Outgoing, Publish, PublishError, Published};
 use crate::message::Id;
 use crate::name::Place;
@@ -28,32 +28,22 @@ impl Publisher {
         };
         out.check_size(portable)?;
         if millis_up(out.due) == i64::MAX {
-            return Err(PublishError::DelayOutOfRange {
-                delay: out.due.since(WallTime::EPOCH),
-            });
+            return Err(PublishError::DelayOutOfRange { delay: out.due.since(WallTime::EPOCH) });
         }
         match &out.place {
-            Place::Topic(_) if out.due > self.0.shared.clock.now() => {
-                Err(PublishError::Unsupported {
-                    engine: ENGINE,
-                    what: "delay a record of a topic; send a task for later".to_owned(),
-                })
-            }
+            Place::Topic(_) if out.due > self.0.shared.clock.now() => Err(PublishError::Unsupported {
+                engine: ENGINE,
+                what: "delay a record of a topic; send a task for later".to_owned(),
+            }),
             _ => Ok(()),
         }
     }
 
     async fn put(&self, slice: Vec<Outgoing>, into: &mut Vec<Result<Published, PublishError>>) {
-        let ids: Vec<(Id, bool)> = slice
-            .iter()
-            .map(|out| (out.id, matches!(out.place, Place::Tube(_))))
-            .collect();
+        let ids: Vec<(Id, bool)> =
+            slice.iter().map(|out| (out.id, matches!(out.place, Place::Tube(_)))).collect();
         let (reply, answer) = oneshot::channel();
-        let put = Put {
-            answers: Vec::with_capacity(slice.len()),
-            slice,
-            reply,
-        };
+        let put = Put { answers: Vec::with_capacity(slice.len()), slice, reply };
         let answers = match self.0.shared.queue.push(Request::Put(put)) {
             Ok(()) => answer.await.ok(),
             Err(_) => None,
@@ -63,33 +53,19 @@ impl Publisher {
             return;
         };
         let store = self.0.shared.store;
-        into.extend(
-            answers.into_iter().zip(ids).map(|(answer, (id, task))| {
-                answer.map(|stored| published(store, id, task, stored))
-            }),
-        );
+        into.extend(answers.into_iter().zip(ids).map(|(answer, (id, task))| {
+            answer.map(|stored| published(store, id, task, stored))
+        }));
     }
 }
 
 fn published(store: i64, id: Id, task: bool, stored: Stored) -> Published {
     if task {
         let token = super::change::token(store, stored.number);
-        Published {
-            id,
-            existed: stored.existed,
-            token: Some(token),
-            partition: 0,
-            offset: 0,
-        }
+        Published { id, existed: stored.existed, token: Some(token), partition: 0, offset: 0 }
     } else {
         let (partition, offset) = (stored.partition, stored.number);
-        Published {
-            id,
-            existed: false,
-            token: None,
-            partition,
-            offset,
-        }
+        Published { id, existed: false, token: None, partition, offset }
     }
 }
 

@@ -147,10 +147,7 @@ pub(super) struct Queue {
 impl Queue {
     /// A queue that rings this bell.
     pub(super) fn new(bell: UnixDatagram) -> Self {
-        Self {
-            waiting: Mutex::default(),
-            bell,
-        }
+        Self { waiting: Mutex::default(), bell }
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -238,14 +235,7 @@ where
     /// The request, and where its answer comes.
     pub(super) fn new(run: F) -> (Request, oneshot::Receiver<Result<T, Failure>>) {
         let (reply, answer) = oneshot::channel();
-        (
-            Request::Job(Box::new(Self {
-                run,
-                value: None,
-                reply,
-            })),
-            answer,
-        )
+        (Request::Job(Box::new(Self { run, value: None, reply })), answer)
     }
 }
 

@@ -51,14 +51,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(config: Config, clock: Clock, queue: Queue, store: i64) -> Self {
-        Self {
-            config,
-            clock,
-            queue,
-            syncer: Syncer::default(),
-            store,
-            next_sub: AtomicU32::new(1),
-        }
+        Self { config, clock, queue, syncer: Syncer::default(), store, next_sub: AtomicU32::new(1) }
     }
 
     /// A number for an end of a subscription.
@@ -173,9 +166,7 @@ impl Sub {
             let mut wake = news;
             inbox.slices.extend(post.slices.drain(..));
             inbox.words.extend(post.words.drain(..));
-            inbox.committed = inbox
-                .committed
-                .wrapping_add(std::mem::take(&mut post.committed));
+            inbox.committed = inbox.committed.wrapping_add(std::mem::take(&mut post.committed));
             inbox.stale += std::mem::take(&mut post.stale);
             inbox.spare.append(&mut post.spare);
             inbox.spare.truncate(4);
@@ -228,10 +219,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "called once, by the opening of the engine"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "called once, by the opening of the engine")]
     pub(super) fn new(
         shared: Arc<Shared>,
         conn: Connection,
@@ -282,9 +270,7 @@ impl Writer {
         let tick = host::boot_millis();
         let mut names = Names::default();
         let mut turn = 0;
-        self.conn
-            .execute_batch("BEGIN IMMEDIATE")
-            .map_err(|e| Failure::from(&e))?;
+        self.conn.execute_batch("BEGIN IMMEDIATE").map_err(|e| Failure::from(&e))?;
         let tx = Tx::new(
             &self.conn,
             &shared.config,
@@ -359,18 +345,10 @@ impl Writer {
 
     /// Reads the nudges of other processes.
     fn hear(&mut self) {
-        let Self {
-            instance,
-            subs,
-            foreign,
-            ..
-        } = self;
+        let Self { instance, subs, foreign, .. } = self;
         instance.hear(|place| {
             *foreign |= place == 0;
-            for sub in subs
-                .iter_mut()
-                .filter(|sub| place == 0 || sub.place() == place)
-            {
+            for sub in subs.iter_mut().filter(|sub| place == 0 || sub.place() == place) {
                 sub.maybe = true;
             }
         });
@@ -432,9 +410,7 @@ impl Writer {
     }
 
     fn read_data_version(&self) -> rusqlite::Result<i64> {
-        self.conn
-            .prepare_cached("PRAGMA data_version")?
-            .query_row([], |row| row.get(0))
+        self.conn.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
     }
 
     fn watch_clock(&mut self) {
@@ -455,9 +431,7 @@ impl Writer {
     /// Gives back what dead or hung processes hold.
     fn sweep(&mut self, now: Instant) {
         self.sweep_at = now + self.shared.config.sweep;
-        let found = self
-            .instance
-            .sweep(&self.conn, host::boot_millis(), now >= self.expire_from);
+        let found = self.instance.sweep(&self.conn, host::boot_millis(), now >= self.expire_from);
         let gone = match found {
             Ok(gone) if gone.is_empty() => return,
             Ok(gone) => gone,
@@ -472,20 +446,13 @@ impl Writer {
                 self.instance.remove_files(&gone);
                 self.foreign = true;
             }
-            Err(failure) => {
-                tracing::warn!(why = %failure.why(), "could not take back what a dead process had in hand")
-            }
+            Err(failure) => tracing::warn!(why = %failure.why(), "could not take back what a dead process had in hand"),
         }
     }
 
     /// Renews the leases of everything in hand here: one row for all.
     fn beat(&mut self, now: Instant) {
-        let shortest = self
-            .subs
-            .iter()
-            .map(|sub| sub.lease)
-            .min()
-            .unwrap_or(60_000);
+        let shortest = self.subs.iter().map(|sub| sub.lease).min().unwrap_or(60_000);
         let every = u64::try_from(shortest / 3).unwrap_or(0).clamp(50, 20_000);
         self.beat_at = now + Duration::from_millis(every);
         let renewed = self.small(|tx, instance| {
@@ -696,17 +663,7 @@ impl Writer {
         batch: &mut [Request],
         claims: bool,
     ) -> rusqlite::Result<(Effects, Vec<(usize, Claimed)>)> {
-        let Self {
-            conn,
-            shared,
-            instance,
-            subs,
-            names,
-            turn,
-            acks,
-            soft_pages,
-            ..
-        } = self;
+        let Self { conn, shared, instance, subs, names, turn, acks, soft_pages, .. } = self;
         conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let mut tx = Tx::new(
             conn,
@@ -745,22 +702,14 @@ impl Writer {
         &mut self,
         work: impl FnOnce(&mut Tx<'_>, &Instance) -> rusqlite::Result<T>,
     ) -> Result<T, Failure> {
-        let Self {
-            conn,
-            shared,
-            instance,
-            names,
-            turn,
-            soft_pages,
-            ..
-        } = self;
+        let Self { conn, shared, instance, names, turn, soft_pages, .. } = self;
         let done = (|| {
             conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
             let mut tx = Tx::new(
                 conn,
                 &shared.config,
                 instance.id,
-                shared.clock.now(),
+                    shared.clock.now(),
                 host::boot_millis(),
                 *soft_pages,
                 names,
@@ -841,9 +790,7 @@ impl Writer {
             Request::Put(put) => answers.push(Answer::Put(put.reply, put.answers)),
             Request::Job(job) => answers.push(Answer::Job(job)),
             Request::Tube(mut turn) => {
-                let Some(at) = self.subs.iter().position(|sub| sub.no == turn.sub) else {
-                    return;
-                };
+                let Some(at) = self.subs.iter().position(|sub| sub.no == turn.sub) else { return };
                 let sub = &mut self.subs[at];
                 sub.post.committed += 1;
                 sub.post.stale += turn.stale;
@@ -856,9 +803,7 @@ impl Writer {
                 }
             }
             Request::Topic(turn) => {
-                let Some(at) = self.subs.iter().position(|sub| sub.no == turn.sub) else {
-                    return;
-                };
+                let Some(at) = self.subs.iter().position(|sub| sub.no == turn.sub) else { return };
                 group::done(&mut self.subs[at], &turn);
                 let sub = &mut self.subs[at];
                 sub.post.committed += 1;
@@ -896,9 +841,7 @@ impl Writer {
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
             .map_err(|e| Failure::from(&e))?;
         if busy != 0 {
-            return Err(Failure::Unsynced(Arc::from(
-                "the disk failed to sync, and the log is in use",
-            )));
+            return Err(Failure::Unsynced(Arc::from("the disk failed to sync, and the log is in use")));
         }
         self.shared.syncer.repaired();
         tracing::info!("the log was written into the database after a failed sync");
@@ -922,9 +865,7 @@ impl Writer {
 
     /// Whether some end has room for records that were not read yet.
     fn unread(&self) -> bool {
-        self.subs
-            .iter()
-            .any(|sub| sub.credit > 0 && sub.maybe && matches!(sub.kind, Kind::Topic(_)))
+        self.subs.iter().any(|sub| sub.credit > 0 && sub.maybe && matches!(sub.kind, Kind::Topic(_)))
     }
 
     fn deliver(&mut self) {
@@ -1015,36 +956,22 @@ fn refuse(request: Request, failure: &Failure) {
 }
 
 /// Does one request inside of a transaction.
-fn run(
-    tx: &mut Tx<'_>,
-    request: &mut Request,
-    subs: &mut [Sub],
-    acks: &mut Acks,
-) -> rusqlite::Result<()> {
+fn run(tx: &mut Tx<'_>, request: &mut Request, subs: &mut [Sub], acks: &mut Acks) -> rusqlite::Result<()> {
     match request {
         Request::Put(put) => {
             put.answers.clear();
             for part in put.slice.chunk_by(|a, b| a.place == b.place) {
                 match &part[0].place {
                     crate::name::Place::Tube(name) => tube::put(tx, name, part, &mut put.answers)?,
-                    crate::name::Place::Topic(name) => {
-                        record::append(tx, name, part, &mut put.answers)?
-                    }
+                    crate::name::Place::Topic(name) => record::append(tx, name, part, &mut put.answers)?,
                 }
             }
             Ok(())
         }
         Request::Tube(turn) => {
-            let Some(sub) = subs.iter_mut().find(|sub| sub.no == turn.sub) else {
-                return Ok(());
-            };
-            let Kind::Tube(tube) = sub.kind else {
-                return Ok(());
-            };
-            sub.grant(
-                std::mem::take(&mut turn.credit),
-                std::mem::take(&mut turn.withdraw) || turn.quiet,
-            );
+            let Some(sub) = subs.iter_mut().find(|sub| sub.no == turn.sub) else { return Ok(()) };
+            let Kind::Tube(tube) = sub.kind else { return Ok(()) };
+            sub.grant(std::mem::take(&mut turn.credit), std::mem::take(&mut turn.withdraw) || turn.quiet);
             if turn.end {
                 // What the end never collected was never started.
                 for slice in sub.mailbox.lock().slices.drain(..) {
@@ -1058,9 +985,7 @@ fn run(
             Ok(())
         }
         Request::Topic(turn) => {
-            let Some(sub) = subs.iter_mut().find(|sub| sub.no == turn.sub) else {
-                return Ok(());
-            };
+            let Some(sub) = subs.iter_mut().find(|sub| sub.no == turn.sub) else { return Ok(()) };
             group::settle(tx, turn, sub)
         }
         Request::Job(job) => job.run(tx),
