@@ -1,6 +1,8 @@
 //! What is in force, as one list of keys and values: for people who ask, and for the test that holds the reference file to the
 //! defaults of the code.
 
+use std::fmt::Display;
+
 use super::settings::word;
 use super::units::format_size;
 use super::{
@@ -12,7 +14,7 @@ use crate::time::format_duration;
 
 type Rows = Vec<(String, String)>;
 
-fn row(rows: &mut Rows, key: impl Into<String>, value: impl ToString) {
+fn row(rows: &mut Rows, key: impl Into<String>, value: impl Display) {
     rows.push((key.into(), value.to_string()));
 }
 

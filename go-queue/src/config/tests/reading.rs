@@ -1,5 +1,6 @@
 //! Good files, in all their forms.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -212,7 +213,7 @@ fn aliases_of_aliases_do_not_fill_the_memory() {
     for level in 1..30 {
         let below = level - 1;
         let items = vec![format!("*a{below}"); 10].join(", ");
-        text.push_str(&format!("a{level}: &a{level} [{items}]\n"));
+        let _ = writeln!(text, "a{level}: &a{level} [{items}]");
     }
     let report = load(&text).expect_err("too many");
     assert!(report.contains("too many values"), "{report}");
