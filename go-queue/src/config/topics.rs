@@ -289,10 +289,7 @@ impl KqConfig {
         if let Some(given) = &kq.engine
             && given.value == EngineKind::Kafka
             && kq.brokers.is_empty()
-            && !reader
-                .problems
-                .iter()
-                .any(|problem| problem.key().starts_with("kq.brokers"))
+            && !reader.has_problem_below("kq.brokers")
         {
             reader.problem(
                 &given.at,

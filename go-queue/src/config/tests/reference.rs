@@ -110,3 +110,23 @@ fn every_key_is_explained() {
         }
     }
 }
+
+#[test]
+fn every_example_of_the_guide_is_good() {
+    const GUIDE: &str = include_str!("../../../docs/configuration.md");
+    let mut examples = 0;
+    for part in GUIDE.split("```yaml\n").skip(1) {
+        let text = part.split("```").next().unwrap_or_default();
+        let config = super::load_with(text, &[("REDIS_PASS", "x")]);
+        assert!(
+            config.is_ok(),
+            "{text}\n{}",
+            config.err().unwrap_or_default()
+        );
+        examples += 1;
+    }
+    assert_eq!(examples, 4);
+    let faulty = "handlers:\n  charge:\n    concurency: 4\n    timeout: 90\ndq:\n  redis:\n    pass: \"${REDIS_PASS}\"\n    host: r:1\n";
+    let report = load(faulty).expect_err("faulty");
+    assert!(GUIDE.contains(&report), "{report}");
+}
