@@ -249,7 +249,7 @@ fn servers_decide_the_engine_and_one_side_demands_the_other() {
         .expect_err("no server for topics");
     assert_eq!(
         error.to_string(),
-        "app.yaml:1:20: dq.beanstalks[0]: `dq` names servers, but `kq` names none, and topic `orders` needs one; add `kq: { brokers: \
+        "app.yaml:1:20: dq.beanstalks[0]: `dq` names servers, but `kq` names none, and topics are used here; add `kq: { brokers: \
          [..] }`, or `kq: { engine: sqlite }` if the local disk is meant"
     );
     let topics = good("kq: { brokers: [a:1] }\n");
