@@ -116,6 +116,18 @@ impl AppPlan {
                 .map(|error| Problem::new(error.to_string())),
         );
         let mut remarks = config.remarks.clone();
+        let places: Vec<Place> = registry
+            .iter()
+            .flat_map(|def| def.source.names().iter().map(move |name| (def, name)))
+            .filter_map(|(def, name)| {
+                let name = Name::new(name).ok()?;
+                Some(match def.source {
+                    Source::Tube(_) => Place::Tube(name),
+                    Source::Topics { .. } => Place::Topic(name),
+                })
+            })
+            .collect();
+        remarks.extend(config.unused_places(&places));
         let mut disabled = Vec::new();
         let mut groups: BTreeMap<(Place, Option<Name>), Vec<Draft>> = BTreeMap::new();
         for (def, file) in registry.iter().zip(&matches.of) {

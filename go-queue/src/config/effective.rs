@@ -1,18 +1,20 @@
 //! What is in force, as one list of keys and values: for people who ask, and for the test that holds the reference file to the
 //! defaults of the code.
 
+use std::fmt::Display;
+
 use super::settings::word;
 use super::units::format_size;
 use super::{
     Compression, Config, DEFAULT_REPLICAS, DEFAULT_WRITE_QUORUM, DedupConfig, DedupStore,
-    EngineKind, Given, Property, RedisConfig, RedisKind, SaslMechanism, SecurityConfig,
+    EngineKind, Given, Property, RedisConfig, RedisKind, SecurityConfig,
 };
 use crate::name::Place;
 use crate::time::format_duration;
 
 type Rows = Vec<(String, String)>;
 
-fn row(rows: &mut Rows, key: impl Into<String>, value: impl ToString) {
+fn row(rows: &mut Rows, key: impl Into<String>, value: impl Display) {
     rows.push((key.into(), value.to_string()));
 }
 
@@ -250,8 +252,7 @@ fn redis_rows(rows: &mut Rows, redis: &RedisConfig) {
 fn security_rows(rows: &mut Rows, security: &SecurityConfig) {
     given(rows, "kq.security.username", security.username.as_ref());
     given(rows, "kq.security.password", security.password.as_ref());
-    let mechanism = security.mechanism.as_ref();
-    let mechanism = mechanism.map_or(SaslMechanism::Plain, |given| given.value);
+    let mechanism = security.mechanism();
     row(
         rows,
         "kq.security.mechanism",

@@ -170,20 +170,23 @@ impl Config {
                 at: None,
             }),
             Some(other) => {
-                let (named, missing, remedy) = match side {
+                // The place is not named: one problem for all of its side.
+                let (named, missing, used, remedy) = match side {
                     Side::Tasks => (
                         "kq",
                         "dq",
+                        "tubes",
                         "add `dq: { beanstalks: [..] }`, or `dq: { engine: sqlite }` if the local disk is meant",
                     ),
                     Side::Topics => (
                         "dq",
                         "kq",
+                        "topics",
                         "add `kq: { brokers: [..] }`, or `kq: { engine: sqlite }` if the local disk is meant",
                     ),
                 };
                 let what = format!(
-                    "`{named}` names servers, but `{missing}` names none, and {place} needs one"
+                    "`{named}` names servers, but `{missing}` names none, and {used} are used here"
                 );
                 Err(ConfigError::at(&other, what).remedy(remedy))
             }

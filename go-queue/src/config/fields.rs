@@ -51,6 +51,13 @@ impl Reader {
         }
     }
 
+    /// Whether something is wrong with this key or a key below it.
+    pub(super) fn has_problem_below(&self, key: &str) -> bool {
+        self.problems
+            .iter()
+            .any(|problem| problem.key().starts_with(key))
+    }
+
     pub(super) fn problem(&mut self, at: &At, what: impl Into<String>, remedy: impl Into<String>) {
         let remedy = remedy.into();
         let problem = ConfigError::at(at, what);

@@ -5,6 +5,8 @@
 //! [`Config::load`], [`Config::match_handlers`], [`Config::settings`] and [`Config::engine_for`], and reports all problems at once.
 //!
 //! Every value that was written is a [`Given`], so that any later check can point at it.
+#![doc = ""]
+#![doc = include_str!("../../docs/configuration.md")]
 
 mod at;
 mod effective;
@@ -25,6 +27,7 @@ mod units;
 mod variables;
 mod yaml;
 
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,7 +59,7 @@ pub use topics::{
 };
 
 use crate::engine::TopicConfig;
-use crate::name::Name;
+use crate::name::{Name, Place};
 use fields::{Fields, Reader};
 use yaml::{Mark, Node, What};
 
@@ -152,13 +155,9 @@ impl Config {
     /// Every problem of the file at once. A file that is named must exist.
     pub fn load(from: &LoadFrom) -> Result<Self, ConfigErrors> {
         let env = |name: &str| std::env::var(name).ok();
-        let (path, named_by) = match &from.file {
-            Some(path) => (path.clone(), "it is named on the command line"),
-            None => match std::env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty()) {
-                Some(path) => (PathBuf::from(path), "it is named by GO_QUEUE_CONFIG"),
-                None if Path::new(DEFAULT_FILE).is_file() => (PathBuf::from(DEFAULT_FILE), ""),
-                None => return Self::resolve(None, "", &from.set, &env),
-            },
+        let named = std::env::var_os(FILE_VARIABLE);
+        let Some((path, named_by)) = find(from, named, Path::new(DEFAULT_FILE)) else {
+            return Self::resolve(None, "", &from.set, &env);
         };
         let name = path.display().to_string();
         let text = read_file(&path).map_err(|why| {
@@ -263,7 +262,7 @@ impl Config {
     /// What no section can know alone.
     fn check(&self, reader: &mut Reader) {
         for tube in &self.tubes {
-            let place = crate::name::Place::Tube(tube.name.clone());
+            let place = Place::Tube(tube.name.clone());
             if let Some(given) = &tube.wire
                 && given.value == Wire::GoQueue
                 && let Ok(choice) = self.engine_for(&place)
@@ -277,6 +276,18 @@ impl Config {
                     ),
                     "name `dq.beanstalks`, or use the native wire",
                 );
+            }
+        }
+        let dedups = self.tubes.iter().map(|tube| &tube.dedup);
+        let dedups = dedups.chain(self.topics.iter().map(|topic| &topic.dedup));
+        for dedup in dedups.chain([&self.dq.dedup]).flatten() {
+            if let Some(given) = &dedup.store
+                && given.value == DedupStore::Redis
+                && self.dq.redis.is_none()
+                && !reader.has_problem_below("dq.redis")
+            {
+                let remedy = "add `dq: { redis: { host: \"10.0.0.4:6379\" } }`";
+                reader.problem(&given.at, "no Redis is named", remedy);
             }
         }
         if let Some(given) = &self.shutdown.drain
@@ -325,11 +336,51 @@ impl Config {
         }
     }
 
+    /// What is said of tubes and topics that no handler consumes. A producer may use them, so each is a note and no problem. `used` are
+    /// the places of all handlers.
+    pub fn unused_places(&self, used: &[Place]) -> Vec<Remark> {
+        let tubes = self
+            .tubes
+            .iter()
+            .map(|tube| (Place::Tube(tube.name.clone()), &tube.at));
+        let topics = self
+            .topics
+            .iter()
+            .map(|topic| (Place::Topic(topic.name.clone()), &topic.at));
+        tubes
+            .chain(topics)
+            .filter(|(place, _)| !used.contains(place))
+            .map(|(place, at)| {
+                let same_side = used.iter().filter(|other| other.side() == place.side());
+                let near = fields::nearest(place.name(), same_side.map(|other| &**other.name()));
+                let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+                Remark::note(Some(at), format!("no handler here consumes {place}{hint}"))
+            })
+            .collect()
+    }
+
     /// Finds for each handler what the configuration says of it. `handlers` are their full paths (`module::name`) and where each
     /// stands in the source, all that are registered.
     pub fn match_handlers<L: Display>(&self, handlers: &[(String, L)]) -> HandlerMatches<'_> {
         handlers::match_handlers(&self.handlers, handlers)
     }
+}
+
+/// Which file to read, and who names it.
+fn find(
+    from: &LoadFrom,
+    variable: Option<OsString>,
+    default: &Path,
+) -> Option<(PathBuf, &'static str)> {
+    if let Some(path) = &from.file {
+        return Some((path.clone(), "it is named on the command line"));
+    }
+    if let Some(path) = variable.filter(|path| !path.is_empty()) {
+        return Some((PathBuf::from(path), "it is named by GO_QUEUE_CONFIG"));
+    }
+    // A link that leads nowhere is there too, and must not read as "nothing configured".
+    let is_there = default.symlink_metadata().is_ok();
+    is_there.then(|| (default.to_path_buf(), ""))
 }
 
 /// The text as a tree with its variables filled in; `None` if it is empty or broken.

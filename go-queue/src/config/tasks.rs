@@ -292,10 +292,7 @@ impl DqConfig {
             .is_some_and(|given| given.value == EngineKind::Beanstalkd)
             && nodes == 0
             && let Some(given) = &self.engine
-            && !reader
-                .problems
-                .iter()
-                .any(|problem| problem.key().starts_with("dq.beanstalks"))
+            && !reader.has_problem_below("dq.beanstalks")
         {
             reader.problem(
                 &given.at,
@@ -312,10 +309,7 @@ impl DqConfig {
             && self.redis.is_none()
             && !off
             && !other
-            && !reader
-                .problems
-                .iter()
-                .any(|problem| problem.key().starts_with("dq.redis"))
+            && !reader.has_problem_below("dq.redis")
         {
             reader.problem(
                 &second.at,

@@ -8,7 +8,7 @@ use super::engines::topic_engine;
 use super::fields::{Fields, Reader, join, no_doubles, not_empty, read_scalar};
 use super::units::{between, endpoint, name, some_time};
 use super::yaml::What;
-use super::{EngineKind, Given, Secret};
+use super::{EngineKind, Given, Remark, Secret};
 use crate::engine::Start;
 use crate::name::Name;
 
@@ -86,7 +86,21 @@ impl SecurityConfig {
                 }
             }
         }
+        if let Some(given) = &security.password
+            && !security.tls()
+            && security.mechanism() == SaslMechanism::Plain
+        {
+            let text = "the password goes over the network as it is; add `tls: true`, or use a `scram` mechanism";
+            reader.remarks.push(Remark::warning(Some(&given.at), text));
+        }
         security
+    }
+
+    /// The mechanism in force.
+    pub fn mechanism(&self) -> SaslMechanism {
+        self.mechanism
+            .as_ref()
+            .map_or_else(SaslMechanism::default, |given| given.value)
     }
 
     /// Whether to use TLS.
@@ -289,10 +303,7 @@ impl KqConfig {
         if let Some(given) = &kq.engine
             && given.value == EngineKind::Kafka
             && kq.brokers.is_empty()
-            && !reader
-                .problems
-                .iter()
-                .any(|problem| problem.key().starts_with("kq.brokers"))
+            && !reader.has_problem_below("kq.brokers")
         {
             reader.problem(
                 &given.at,

@@ -367,9 +367,9 @@ log: {level: null}
         r#"name: "a\u0007\nb"
 handlers: { "x\ny": 1 }
 "#,
-        r#"the configuration has 2 problems
+        r"the configuration has 2 problems
   app.yaml:1:7: name: `a\u{7}\nb` is not a name; a name may hold only letters, digits, `.`, `_` and `-`
-  app.yaml:2:21: handlers.x\ny: a text where keys are expected; known here: concurrency, waiting, lanes, order, timeout, retry, on_retry, undecodable, unmatched, batch, linger, enabled, max_late, lease, priority, rate, offset, group"#,
+  app.yaml:2:21: handlers.x\ny: a text where keys are expected; known here: concurrency, waiting, lanes, order, timeout, retry, on_retry, undecodable, unmatched, batch, linger, enabled, max_late, lease, priority, rate, offset, group",
     ),
     (
         "kq:

@@ -1,5 +1,6 @@
 //! Good files, in all their forms.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -212,7 +213,7 @@ fn aliases_of_aliases_do_not_fill_the_memory() {
     for level in 1..30 {
         let below = level - 1;
         let items = vec![format!("*a{below}"); 10].join(", ");
-        text.push_str(&format!("a{level}: &a{level} [{items}]\n"));
+        let _ = writeln!(text, "a{level}: &a{level} [{items}]");
     }
     let report = load(&text).expect_err("too many");
     assert!(report.contains("too many values"), "{report}");
@@ -248,7 +249,7 @@ fn servers_decide_the_engine_and_one_side_demands_the_other() {
         .expect_err("no server for topics");
     assert_eq!(
         error.to_string(),
-        "app.yaml:1:20: dq.beanstalks[0]: `dq` names servers, but `kq` names none, and topic `orders` needs one; add `kq: { brokers: \
+        "app.yaml:1:20: dq.beanstalks[0]: `dq` names servers, but `kq` names none, and topics are used here; add `kq: { brokers: \
          [..] }`, or `kq: { engine: sqlite }` if the local disk is meant"
     );
     let topics = good("kq: { brokers: [a:1] }\n");
@@ -308,6 +309,32 @@ fn an_engine_that_is_not_compiled_in_is_reported_where_it_was_chosen() {
     );
 }
 
+#[test]
+fn places_that_no_handler_consumes_are_noted_with_a_suggestion() {
+    let config = good("tubes: { mial: {}, mail: {} }\ntopics: { mail: {} }\n");
+    let notes: Vec<_> = config
+        .unused_places(&[tube("mail")])
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        notes,
+        [
+            "app.yaml:1:10: tubes.mial: no handler here consumes tube `mial`; did you mean `mail`?",
+            "app.yaml:2:11: topics.mail: no handler here consumes topic `mail`",
+        ]
+    );
+}
+
+#[test]
+fn a_dedup_store_in_redis_needs_redis() {
+    let report = load("topics: { x: { dedup: { store: redis } } }\n").expect_err("no Redis");
+    assert_eq!(
+        report,
+        "app.yaml:1:32: topics.x.dedup.store: no Redis is named; add `dq: { redis: { host: \"10.0.0.4:6379\" } }`"
+    );
+}
+
 // Files.
 
 fn load_from(from: &LoadFrom) -> Result<Config, ConfigErrors> {
@@ -323,6 +350,30 @@ fn a_file_that_is_named_must_be_there() {
         report.starts_with("cannot read /no/such/app.yaml: ")
             && report.ends_with("; it is named on the command line"),
         "{report}"
+    );
+}
+
+#[test]
+fn the_command_line_names_the_file_then_the_variable_then_the_folder() {
+    use crate::config::find;
+    let folder = tempfile::tempdir().expect("a folder");
+    let default = folder.path().join("config.yaml");
+    let found = |from: &LoadFrom, variable: Option<&str>| {
+        find(from, variable.map(Into::into), &default).map(|(path, _)| path)
+    };
+    let none = LoadFrom::default();
+    assert_eq!(found(&none, None), None);
+    assert_eq!(found(&none, Some("")), None);
+    std::os::unix::fs::symlink("nowhere", &default).expect("a link");
+    assert_eq!(
+        found(&none, None),
+        Some(default.clone()),
+        "a link to nowhere is not nothing"
+    );
+    assert_eq!(found(&none, Some("v.yaml")), Some("v.yaml".into()));
+    assert_eq!(
+        found(&LoadFrom::file("f.yaml"), Some("v.yaml")),
+        Some("f.yaml".into())
     );
 }
 

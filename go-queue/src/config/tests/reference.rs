@@ -43,11 +43,10 @@ fn in_force(text: &str) -> Result<Vec<(String, String)>, String> {
     Ok(rows)
 }
 
-/// The file without one line; a key that is left with nothing below it goes too.
+/// The file without one line.
 fn without(line: usize) -> String {
     let lines: Vec<&str> = REFERENCE.lines().collect();
-    let kept = lines.iter().enumerate().filter(|(index, _)| *index != line);
-    kept.map(|(_, text)| format!("{text}\n")).collect()
+    [&lines[..line], &lines[line + 1..]].concat().join("\n")
 }
 
 #[test]
@@ -110,4 +109,24 @@ fn every_key_is_explained() {
             assert!(line.contains(" # "), "line {} has no comment", index + 1);
         }
     }
+}
+
+#[test]
+fn every_example_of_the_guide_is_good() {
+    const GUIDE: &str = include_str!("../../../docs/configuration.md");
+    let mut examples = 0;
+    for part in GUIDE.split("```yaml\n").skip(1) {
+        let text = part.split("```").next().unwrap_or_default();
+        let config = super::load_with(text, &[("REDIS_PASS", "x")]);
+        assert!(
+            config.is_ok(),
+            "{text}\n{}",
+            config.err().unwrap_or_default()
+        );
+        examples += 1;
+    }
+    assert_eq!(examples, 4);
+    let faulty = "handlers:\n  charge:\n    concurency: 4\n    timeout: 90\ndq:\n  redis:\n    pass: \"${REDIS_PASS}\"\n    host: r:1\n";
+    let report = load(faulty).expect_err("faulty");
+    assert!(GUIDE.contains(&report), "{report}");
 }

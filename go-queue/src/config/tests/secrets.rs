@@ -103,3 +103,16 @@ fn an_empty_secret_from_a_variable_is_none() {
         load_with("dq: { redis: { host: \"h:1\", pass: \"${PW:-}\" } }", &[]).expect("good");
     assert!(config.dq.redis.expect("given").pass.is_none());
 }
+
+#[test]
+fn a_password_that_would_go_over_the_network_as_it_is_is_warned_of() {
+    for (more, warned) in [
+        ("", 1),
+        (", tls: true", 0),
+        (", ca_file: x", 0),
+        (", mechanism: scram-sha-512", 0),
+    ] {
+        let text = format!("kq: {{ security: {{ username: u, password: p{more} }} }}\n");
+        assert_eq!(load(&text).expect("good").remarks.len(), warned, "{more}");
+    }
+}

@@ -14,7 +14,7 @@ const TOPIC: Source = Source::Topics {
     group: None,
 };
 
-fn shape<'a>(source: Source, batch: bool, attribute: &'a Options) -> Shape<'a> {
+fn shape(source: Source, batch: bool, attribute: &Options) -> Shape<'_> {
     Shape {
         path: "app::charge",
         source,
