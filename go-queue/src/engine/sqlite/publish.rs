@@ -6,12 +6,11 @@ use tokio::sync::oneshot;
 
 use super::failure::{ENGINE, Failure};
 use super::queue::{Put, Request};
-use super::tube::{Stored, millis_up};
+use super::tube::Stored;
 use super::Handle;
 use crate::engine::{BoxFuture, Outgoing, Publish, PublishError, Published};
 use crate::message::Id;
 use crate::name::Place;
-use crate::time::WallTime;
 
 /// So many messages go into one transaction, so that no slice holds the write lock for long.
 const CHUNK: usize = 1024;
@@ -27,9 +26,6 @@ impl Publisher {
             Place::Topic(_) => true,
         };
         out.check_size(portable)?;
-        if millis_up(out.due) == i64::MAX {
-            return Err(PublishError::DelayOutOfRange { delay: out.due.since(WallTime::EPOCH) });
-        }
         match &out.place {
             Place::Topic(_) if out.due > self.0.shared.clock.now() => Err(PublishError::Unsupported {
                 engine: ENGINE,
