@@ -114,9 +114,9 @@ impl Tasks {
             self.index.insert(id, slot);
             self.live += 1;
             if waits {
-                self.wait(slot, now)
+                self.wait(slot, now);
             } else {
-                self.make_ready(slot)
+                self.make_ready(slot);
             }
         }
         Ok(Published {
@@ -522,9 +522,9 @@ impl Tasks {
                 job.due = if due == WallTime::EPOCH { now } else { due };
             }
             if due > now {
-                self.wait(slot, now)
+                self.wait(slot, now);
             } else {
-                self.make_ready(slot)
+                self.make_ready(slot);
             }
             return Rescheduled::Rescheduled;
         }
