@@ -22,7 +22,7 @@ const REMEMBERED: usize = 4096;
 const KEPT_SLOTS: usize = 65_536;
 
 /// So many due tasks become ready in one turn at most, so that a burst does not stop the lane.
-const DUE_PER_TURN: usize = 8192;
+const DUE_PER_TURN: usize = 1024;
 
 /// A tube, shared by its lanes and producers.
 #[derive(Debug, Default)]
@@ -400,6 +400,12 @@ impl Tasks {
     /// Whether nothing may start.
     pub(super) fn is_idle(&self) -> bool {
         self.ready.len() == 0
+    }
+
+    /// How many tasks there is memory for.
+    #[cfg(test)]
+    pub(super) fn slots(&self) -> usize {
+        self.jobs.len()
     }
 
     /// Opens a lane and answers its number.
