@@ -17,6 +17,9 @@ mod topic;
 mod topic_lane;
 mod tube;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering as Atomic};

@@ -26,7 +26,6 @@ impl Ordering {
     /// Equal for messages that must follow one another, `0` for those that are free.
     pub(super) fn of(&self, message: &Message) -> u64 {
         match (self.order, message.key()) {
-            (Order::None, _) => 0,
             (Order::Key, Some(key)) => {
                 let mut hasher = self.hash.build_hasher();
                 hasher.write(key);
@@ -38,7 +37,7 @@ impl Ordering {
                 hasher.write_u128(u128::from(message.place) | 1 << 127);
                 hasher.finish().max(1)
             }
-            (Order::Key | Order::Partition, _) => 0,
+            _ => 0,
         }
     }
 }

@@ -119,21 +119,18 @@ impl Timers {
     }
 
     fn place(&mut self, entry: Entry) {
-        match self.locate(entry.due) {
-            Some((level, bucket)) => {
-                if self.buckets.is_empty() {
-                    self.buckets.resize_with(LEVELS * BUCKETS, Bucket::new);
-                }
-                let place = &mut self.buckets[level * BUCKETS + bucket];
-                place.min = place.min.min(entry.due);
-                place.entries.push(entry);
-                self.occupied[level] |= 1 << bucket;
-            }
-            None => {
-                self.set += 1;
-                self.late.push(Reverse((entry.due, self.set, entry.ticket)));
-            }
+        let Some((level, bucket)) = self.locate(entry.due) else {
+            self.set += 1;
+            self.late.push(Reverse((entry.due, self.set, entry.ticket)));
+            return;
+        };
+        if self.buckets.is_empty() {
+            self.buckets.resize_with(LEVELS * BUCKETS, Bucket::new);
         }
+        let place = &mut self.buckets[level * BUCKETS + bucket];
+        place.min = place.min.min(entry.due);
+        place.entries.push(entry);
+        self.occupied[level] |= 1 << bucket;
     }
 
     /// Level and bucket of a due time, or `None` if the cursor has reached its tick.
@@ -142,7 +139,7 @@ impl Timers {
         if tick <= self.cursor {
             return None;
         }
-        let level = (63 - (tick ^ self.cursor).leading_zeros()) / DIGIT_BITS;
+        let level = (tick ^ self.cursor).ilog2() / DIGIT_BITS;
         let bucket = (tick >> (level * DIGIT_BITS)) & (BUCKETS as u64 - 1);
         Some((level as usize, usize::try_from(bucket).unwrap_or(0)))
     }

@@ -22,7 +22,7 @@ const REMEMBERED: usize = 4096;
 const KEPT_SLOTS: usize = 65_536;
 
 /// So many due tasks become ready in one turn at most, so that a burst does not stop the lane.
-const DUE_PER_TURN: usize = 8192;
+const DUE_PER_TURN: usize = 1024;
 
 /// A tube, shared by its lanes and producers.
 #[derive(Debug, Default)]
@@ -114,9 +114,9 @@ impl Tasks {
             self.index.insert(id, slot);
             self.live += 1;
             if waits {
-                self.wait(slot, now)
+                self.wait(slot, now);
             } else {
-                self.make_ready(slot)
+                self.make_ready(slot);
             }
         }
         Ok(Published {
@@ -402,6 +402,12 @@ impl Tasks {
         self.ready.len() == 0
     }
 
+    /// How many tasks there is memory for.
+    #[cfg(test)]
+    pub(super) fn slots(&self) -> usize {
+        self.jobs.len()
+    }
+
     /// Opens a lane and answers its number.
     pub(super) fn open_lane(&mut self, epoch: u32) -> usize {
         let lane = Lane {
@@ -522,9 +528,9 @@ impl Tasks {
                 job.due = if due == WallTime::EPOCH { now } else { due };
             }
             if due > now {
-                self.wait(slot, now)
+                self.wait(slot, now);
             } else {
-                self.make_ready(slot)
+                self.make_ready(slot);
             }
             return Rescheduled::Rescheduled;
         }

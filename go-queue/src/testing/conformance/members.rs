@@ -178,7 +178,7 @@ pub async fn leaving_then_lost_loses_nothing(subject: &dyn Subject) {
                         assert_eq!(left, 0, "it was not over before all was settled");
                     }
                     Notice::LostOne(receipt) => {
-                        assert!(!held.iter().any(|one| one.receipt == receipt))
+                        assert!(!held.iter().any(|one| one.receipt == receipt));
                     }
                 }
             }

@@ -15,10 +15,13 @@
     reason = "a case panics when the engine breaks the contract; that is its result"
 )]
 
+pub mod bodies;
 mod consumer;
 pub mod dead_letters;
 pub mod members;
 pub mod model;
+pub mod names;
+pub mod revocation;
 pub mod tasks;
 pub mod topics;
 pub mod turns;
@@ -188,12 +191,14 @@ macro_rules! engine_conformance {
             use super::*;
 
             $crate::engine_conformance! { @cases $subject;
-                turns {
-                    capabilities_are_as_declared
-                    delivers_what_was_published
+                bodies {
                     keeps_headers_and_bytes_exactly
                     oversize_is_refused_before_storing
                     a_slice_is_answered_in_order
+                }
+                turns {
+                    capabilities_are_as_declared
+                    delivers_what_was_published
                     places_do_not_mix
                     turn_never_exceeds_free
                     turn_takes_all_settlements_at_free_zero
@@ -224,9 +229,13 @@ macro_rules! engine_conformance {
                     pending_turn_wakes_for_a_task_that_is_due_earlier
                     a_due_time_in_the_past_is_now
                     health_knows_what_is_due_next
+                }
+                names {
                     a_named_task_is_stored_once
                     a_named_task_is_known_until_keep_is_over
                     the_same_name_in_another_tube_is_another_task
+                }
+                revocation {
                     a_revoked_task_never_starts
                     revoke_tells_the_truth
                     a_task_waiting_for_its_retry_can_be_revoked

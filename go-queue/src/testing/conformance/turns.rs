@@ -6,22 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::{Consumer, Subject, eventually, publish, record, task};
 use crate::delivery::{Delivery, How, Notice};
-use crate::engine::{
-    ENVELOPE_LEN, MAX_RECORD_LEN, MAX_SLICE, MAX_TASK_LEN, Outgoing, PublishError, Subscribe,
-};
-use crate::message::{Body, ContentType, Flags, Headers, Id};
+use crate::engine::{MAX_SLICE, Outgoing, Subscribe};
+use crate::message::Id;
 use crate::name::{Name, Place, Side};
 use crate::time::{millis, seconds};
 
 /// Long enough for a message that should not come to come.
-const SILENCE: Duration = Duration::from_millis(300);
+pub(super) const SILENCE: Duration = Duration::from_millis(300);
 
 /// A subscription of each side that the engine has.
-fn sides(subject: &dyn Subject) -> Vec<Subscribe> {
+pub(super) fn sides(subject: &dyn Subject) -> Vec<Subscribe> {
     let tube = Subscribe::tube(Name::literal("work"));
     let topic = Subscribe::topic(Name::literal("log"), Name::literal("readers"));
     [(Side::Tasks, tube), (Side::Topics, topic)]
@@ -32,7 +28,7 @@ fn sides(subject: &dyn Subject) -> Vec<Subscribe> {
 }
 
 /// A message for the place of the subscription. Records get one of 16 keys.
-fn message(to: &Subscribe, number: usize) -> Outgoing {
+pub(super) fn message(to: &Subscribe, number: usize) -> Outgoing {
     let payload = format!("message {number}");
     match &to.place {
         Place::Tube(name) => task(name, payload),
@@ -40,11 +36,11 @@ fn message(to: &Subscribe, number: usize) -> Outgoing {
     }
 }
 
-fn messages(to: &Subscribe, count: usize) -> Vec<Outgoing> {
+pub(super) fn messages(to: &Subscribe, count: usize) -> Vec<Outgoing> {
     (0..count).map(|number| message(to, number)).collect()
 }
 
-fn ids(deliveries: &[Delivery]) -> HashSet<Id> {
+pub(super) fn ids(deliveries: &[Delivery]) -> HashSet<Id> {
     let ids: HashSet<Id> = deliveries
         .iter()
         .map(|delivery| delivery.message.id)
@@ -53,7 +49,7 @@ fn ids(deliveries: &[Delivery]) -> HashSet<Id> {
     ids
 }
 
-fn ids_of(slice: &[Outgoing]) -> HashSet<Id> {
+pub(super) fn ids_of(slice: &[Outgoing]) -> HashSet<Id> {
     slice.iter().map(|out| out.id).collect()
 }
 
@@ -120,129 +116,6 @@ pub async fn delivers_what_was_published(subject: &dyn Subject) {
         }
         consumer.ack(&got).await;
         consumer.nothing(SILENCE).await;
-        consumer.close().await;
-    }
-}
-
-/// Keys, headers and payloads come back byte by byte: empty ones, null ones, large ones, those of all bytes.
-pub async fn keeps_headers_and_bytes_exactly(subject: &dyn Subject) {
-    for to in sides(subject) {
-        let limit = match to.place {
-            Place::Tube(_) => MAX_TASK_LEN - ENVELOPE_LEN,
-            Place::Topic(_) => MAX_RECORD_LEN,
-        };
-        let all: Vec<u8> = (0..=255).collect();
-        let many: Headers = (0..500)
-            .map(|n| (format!("name-{}", n % 250), vec![0xff, n as u8]))
-            .collect();
-        let many = many.encode().expect("within the format");
-        let none = Flags::default();
-        let large: Vec<u8> = all.iter().copied().cycle().take(limit).collect();
-        let bodies = [
-            (Body::pack(b"", b"", b""), none),
-            (Body::pack(b"", b"", b""), Flags::NULL_KEY),
-            (Body::pack(b"", b"", b""), Flags::NULL_PAYLOAD),
-            (
-                Body::pack(b"", b"", b""),
-                Flags::NULL_KEY.with(Flags::NULL_PAYLOAD),
-            ),
-            (Body::pack(b"key", b"", b""), Flags::NULL_PAYLOAD),
-            (Body::pack(&all, b"", &all), none),
-            (Body::pack(b"", &many, b"x"), Flags::NULL_KEY),
-            (Body::pack(b"k", &many, b""), none),
-            (Body::new(Bytes::from(large), 0, 0), Flags::NULL_KEY),
-        ];
-        let contents = [
-            ContentType::Raw,
-            ContentType::Json,
-            ContentType::Text,
-            ContentType::MsgPack,
-            ContentType::Protobuf,
-            ContentType::Header,
-        ];
-        let sent: Vec<Outgoing> = bodies
-            .into_iter()
-            .enumerate()
-            .map(|(n, (body, flags))| Outgoing {
-                body,
-                flags,
-                content: contents[n % contents.len()],
-                ..message(&to, 0)
-            })
-            .collect();
-        let engine = subject.engine();
-        publish(&engine, sent.clone()).await;
-        let mut consumer = Consumer::open(&engine, &to).await;
-        let got = consumer.take(sent.len()).await;
-        let got: HashMap<Id, &Delivery> = got
-            .iter()
-            .map(|delivery| (delivery.message.id, delivery))
-            .collect();
-        for out in &sent {
-            let message = &got.get(&out.id).expect("delivered").message;
-            let length = message.body.len();
-            assert!(
-                message.body.bytes() == out.body.bytes(),
-                "{length} bytes are not those sent"
-            );
-            assert_eq!(message.body.key(), out.body.key());
-            assert_eq!(message.body.head_len(), out.body.head_len());
-            assert_eq!((message.flags, message.content), (out.flags, out.content));
-        }
-        consumer.close().await;
-    }
-}
-
-/// One byte above the limit is refused with a type, and nothing of it is stored; the limit itself is accepted.
-pub async fn oversize_is_refused_before_storing(subject: &dyn Subject) {
-    for to in sides(subject) {
-        let limit = match to.place {
-            Place::Tube(_) => MAX_TASK_LEN - ENVELOPE_LEN,
-            Place::Topic(_) => MAX_RECORD_LEN,
-        };
-        let sized = |length: usize| Outgoing {
-            body: Body::new(Bytes::from(vec![b'x'; length]), 0, 0),
-            flags: Flags::NULL_KEY,
-            ..message(&to, 0)
-        };
-        let engine = subject.engine();
-        let answers = engine.publisher().publish(vec![sized(limit + 1)]).await;
-        assert!(
-            matches!(answers[..], [Err(PublishError::TooLarge { .. })]),
-            "{answers:?}"
-        );
-        let fits = sized(limit);
-        publish(&engine, vec![fits.clone()]).await;
-        let mut consumer = Consumer::open(&engine, &to).await;
-        let got = consumer.take(1).await;
-        assert_eq!(got[0].message.id, fits.id);
-        consumer.ack(&got).await;
-        consumer.nothing(SILENCE).await;
-        consumer.close().await;
-    }
-}
-
-/// A slice with something bad in it: each has its own answer in its own place, and the good ones are stored.
-pub async fn a_slice_is_answered_in_order(subject: &dyn Subject) {
-    for to in sides(subject) {
-        let engine = subject.engine();
-        let mut slice = messages(&to, 9);
-        slice[4].body = Body::new(Bytes::from(vec![0; MAX_RECORD_LEN + 1]), 0, 0);
-        let answers = engine.publisher().publish(slice.clone()).await;
-        for (n, (answer, out)) in answers.iter().zip(&slice).enumerate() {
-            match answer {
-                Ok(published) => assert_eq!((published.id, n == 4), (out.id, false)),
-                Err(error) => assert_eq!(n, 4, "{error}"),
-            }
-        }
-        slice.remove(4);
-        let mut consumer = Consumer::open(&engine, &to).await;
-        assert_eq!(ids(&consumer.take(8).await), ids_of(&slice));
-        consumer.nothing(SILENCE).await;
-        assert!(
-            engine.publisher().publish(Vec::new()).await.is_empty(),
-            "an empty slice is no error"
-        );
         consumer.close().await;
     }
 }

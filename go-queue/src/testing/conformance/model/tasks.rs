@@ -1,82 +1,24 @@
-//! Random operations, on the engine and on a model of a few lines at once: both must say the same at every step, and in
-//! the end everything that was accepted has been seen.
+//! Tasks: send, receive, settle, revoke, reschedule, replay, purge, crash.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use tokio::time::Instant;
 
-use super::{Consumer, KEEP, Subject, eventually, publish, record, task};
+use super::super::{Consumer, KEEP, Subject, eventually, publish, task};
+use super::cursor_of;
 use crate::delivery::{Delivery, How};
-use crate::engine::{DeadQuery, Engine, Outgoing, Rescheduled, Revoked, Subscribe, TaskId};
+use crate::engine::{Engine, Outgoing, Rescheduled, Revoked, Subscribe, TaskId};
 use crate::message::Id;
-use crate::name::{Name, Place, Side};
+use crate::name::{Name, Place};
 use crate::time::{WallTime, hours, millis};
 
 const TUBE: Name = Name::literal("model");
-const TOPIC: Name = Name::literal("model");
-
-/// How many operations a sequence has at most.
-const LONGEST: usize = 60;
-
-/// Runs random sequences on fresh subjects. A failure is shrunk, and printed as the shortest sequence that fails.
-pub fn run<S: Subject>(make: impl AsyncFn() -> S) {
-    let mut sequences = 0;
-    let mut sides = [false; 2];
-    super::run(async {
-        let subject = make().await;
-        sequences = subject.sequences();
-        sides = [Side::Tasks, Side::Topics].map(|side| subject.capabilities(side).supported);
-    });
-    if sides[0] {
-        check(sequences, vec(task_step(), 1..LONGEST), async |steps| {
-            let subject = make().await;
-            tasks(&subject, steps).await;
-        });
-    }
-    if sides[1] {
-        check(sequences, vec(topic_step(), 1..LONGEST), async |steps| {
-            let subject = make().await;
-            topics(&subject, steps).await;
-        });
-    }
-}
-
-fn check<T: std::fmt::Debug>(
-    sequences: u32,
-    strategy: impl Strategy<Value = Vec<T>>,
-    body: impl AsyncFn(&[T]),
-) {
-    let config = Config {
-        cases: sequences,
-        max_shrink_iters: 256,
-        failure_persistence: None,
-        ..Config::default()
-    };
-    let failed = TestRunner::new(config).run(&strategy, |steps| {
-        let run = std::panic::AssertUnwindSafe(|| super::run(body(&steps)));
-        std::panic::catch_unwind(run).map_err(|panic| {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-            TestCaseError::fail(text.unwrap_or_default())
-        })
-    });
-    let report = match failed {
-        Ok(()) => None,
-        Err(TestError::Fail(why, steps)) => Some(format!("{why}\nafter {steps:#?}")),
-        Err(TestError::Abort(why)) => Some(format!("gave up: {why}")),
-    };
-    assert!(report.is_none(), "{}", report.unwrap_or_default());
-}
-
-// Tasks.
 
 #[derive(Clone, Copy, Debug)]
-enum End {
+pub(super) enum End {
     Ack,
     Release,
     ReleaseLater,
@@ -86,7 +28,7 @@ enum End {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum TaskStep {
+pub(super) enum Step {
     Send {
         count: usize,
         later: bool,
@@ -122,7 +64,7 @@ enum TaskStep {
     },
 }
 
-fn task_step() -> impl Strategy<Value = TaskStep> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     let end = prop_oneof![
         4 => Just(End::Ack),
         2 => Just(End::Release),
@@ -132,15 +74,15 @@ fn task_step() -> impl Strategy<Value = TaskStep> {
         2 => Just(End::Dead),
     ];
     prop_oneof![
-        4 => (1..6_usize, any::<bool>()).prop_map(|(count, later)| TaskStep::Send { count, later }),
-        3 => (0..4_u8, any::<bool>()).prop_map(|(name, later)| TaskStep::SendNamed { name, later }),
-        6 => (0..2_usize, 1..8_usize).prop_map(|(who, room)| TaskStep::Receive { who, room }),
-        8 => (any::<usize>(), end).prop_map(|(nth, end)| TaskStep::Settle { nth, end }),
-        2 => any::<usize>().prop_map(|nth| TaskStep::Revoke { nth }),
-        2 => (any::<usize>(), any::<bool>()).prop_map(|(nth, later)| TaskStep::Reschedule { nth, later }),
-        1 => any::<usize>().prop_map(|nth| TaskStep::Replay { nth }),
-        1 => any::<usize>().prop_map(|nth| TaskStep::Purge { nth }),
-        1 => (0..2_usize).prop_map(|who| TaskStep::Leave { who }),
+        4 => (1..6_usize, any::<bool>()).prop_map(|(count, later)| Step::Send { count, later }),
+        3 => (0..4_u8, any::<bool>()).prop_map(|(name, later)| Step::SendNamed { name, later }),
+        6 => (0..2_usize, 1..8_usize).prop_map(|(who, room)| Step::Receive { who, room }),
+        8 => (any::<usize>(), end).prop_map(|(nth, end)| Step::Settle { nth, end }),
+        2 => any::<usize>().prop_map(|nth| Step::Revoke { nth }),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(nth, later)| Step::Reschedule { nth, later }),
+        1 => any::<usize>().prop_map(|nth| Step::Replay { nth }),
+        1 => any::<usize>().prop_map(|nth| Step::Purge { nth }),
+        1 => (0..2_usize).prop_map(|who| Step::Leave { who }),
     ]
 }
 
@@ -177,7 +119,7 @@ struct Tasks<'a> {
     order: Vec<Id>,
 }
 
-async fn tasks(subject: &dyn Subject, steps: &[TaskStep]) {
+pub(super) async fn run(subject: &dyn Subject, steps: &[Step]) {
     let mut model = Tasks {
         subject,
         engine: subject.engine(),
@@ -195,13 +137,13 @@ async fn tasks(subject: &dyn Subject, steps: &[TaskStep]) {
 }
 
 impl Tasks<'_> {
-    async fn step(&mut self, step: TaskStep) {
+    async fn step(&mut self, step: Step) {
         match step {
-            TaskStep::Send { count, later } => {
+            Step::Send { count, later } => {
                 let slice = (0..count).map(|_| self.outgoing(later)).collect();
                 self.send(slice, later).await;
             }
-            TaskStep::SendNamed { name, later } => {
+            Step::SendNamed { name, later } => {
                 let id = Id::named(&TUBE, &[name]);
                 let out = Outgoing {
                     id,
@@ -210,34 +152,34 @@ impl Tasks<'_> {
                 };
                 self.send(vec![out], later).await;
             }
-            TaskStep::Receive { who, room } => {
+            Step::Receive { who, room } => {
                 let ready = self.count(At::Ready);
                 if ready > 0 {
                     self.receive(who, room.min(ready)).await;
                 }
             }
-            TaskStep::Settle { nth, end } => {
+            Step::Settle { nth, end } => {
                 if !self.held.is_empty() {
                     let (who, delivery) = self.held.swap_remove(nth % self.held.len());
                     self.settle(who, &delivery, end).await;
                 }
             }
-            TaskStep::Revoke { nth } => {
+            Step::Revoke { nth } => {
                 if let Some(id) = self.nth(nth) {
                     self.revoke(id).await;
                 }
             }
-            TaskStep::Reschedule { nth, later } => {
+            Step::Reschedule { nth, later } => {
                 if let Some(id) = self.nth(nth) {
                     self.reschedule(id, later).await;
                 }
             }
-            TaskStep::Replay { nth } => {
+            Step::Replay { nth } => {
                 if let Some(id) = self.nth_dead(nth) {
                     self.replay(id).await;
                 }
             }
-            TaskStep::Purge { nth } => {
+            Step::Purge { nth } => {
                 if let Some(id) = self.nth_dead(nth) {
                     let cursor = self.cursor(id).await;
                     let dead = self.engine.dead_letters().expect("declared");
@@ -245,7 +187,7 @@ impl Tasks<'_> {
                     self.put(id, At::Gone);
                 }
             }
-            TaskStep::Leave { who } => self.leave(who).await,
+            Step::Leave { who } => self.leave(who).await,
         }
     }
 
@@ -533,291 +475,6 @@ impl Tasks<'_> {
                 dead.count(Some(Place::Tube(TUBE))).await.expect("counted"),
                 0
             );
-        }
-    }
-}
-
-/// The cursor of a dead message, once it is listed for this subscription.
-async fn cursor_of(engine: &Arc<dyn Engine>, to: &Subscribe, id: Id) -> u64 {
-    let dead = engine.dead_letters().expect("declared");
-    let mut cursor = None;
-    eventually("it is among the dead letters", async || {
-        let query = DeadQuery {
-            place: Some(to.place.clone()),
-            group: to.group.clone(),
-            after: None,
-            limit: 1000,
-        };
-        let list = dead.list(query).await.expect("listed");
-        cursor = list
-            .iter()
-            .find(|letter| letter.id == id)
-            .map(|letter| letter.cursor);
-        cursor.is_some()
-    })
-    .await;
-    cursor.expect("found")
-}
-
-// Topics.
-
-#[derive(Clone, Copy, Debug)]
-enum TopicStep {
-    Push {
-        key: u8,
-        count: usize,
-    },
-    Receive {
-        group: usize,
-        room: usize,
-    },
-    Settle {
-        group: usize,
-        nth: usize,
-        dead: bool,
-    },
-    Replay {
-        group: usize,
-        nth: usize,
-    },
-    Leave {
-        group: usize,
-    },
-}
-
-fn topic_step() -> impl Strategy<Value = TopicStep> {
-    prop_oneof![
-        3 => (0..6_u8, 1..5_usize).prop_map(|(key, count)| TopicStep::Push { key, count }),
-        4 => (0..2_usize, 1..8_usize).prop_map(|(group, room)| TopicStep::Receive { group, room }),
-        8 => (0..2_usize, any::<usize>(), prop::bool::weighted(0.2))
-            .prop_map(|(group, nth, dead)| TopicStep::Settle { group, nth, dead }),
-        1 => (0..2_usize, any::<usize>()).prop_map(|(group, nth)| TopicStep::Replay { group, nth }),
-        1 => (0..2_usize).prop_map(|group| TopicStep::Leave { group }),
-    ]
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Read {
-    /// It must still come.
-    Unread,
-    Held,
-    Done,
-    Dead,
-    /// Done, but not below the committed offset when the reader left: it may come again.
-    Perhaps,
-}
-
-struct Reader {
-    to: Subscribe,
-    consumer: Option<Consumer>,
-    settled: bool,
-    held: Vec<Delivery>,
-    read: HashMap<Id, Read>,
-}
-
-struct Topics<'a> {
-    subject: &'a dyn Subject,
-    engine: Arc<dyn Engine>,
-    /// Id, key, partition: in the order of sending.
-    sent: Vec<(Id, u8, u32)>,
-    readers: [Reader; 2],
-    mortal: bool,
-}
-
-async fn topics(subject: &dyn Subject, steps: &[TopicStep]) {
-    let reader = |group| Reader {
-        to: Subscribe::topic(TOPIC, group),
-        consumer: None,
-        settled: false,
-        held: Vec::new(),
-        read: HashMap::new(),
-    };
-    let mut model = Topics {
-        subject,
-        engine: subject.engine(),
-        sent: Vec::new(),
-        readers: [reader(Name::literal("one")), reader(Name::literal("two"))],
-        mortal: subject.capabilities(Side::Topics).dead_letter,
-    };
-    for step in steps {
-        model.step(*step).await;
-    }
-    model.finish().await;
-}
-
-impl Topics<'_> {
-    async fn step(&mut self, step: TopicStep) {
-        match step {
-            TopicStep::Push { key, count } => {
-                let slice = (0..count)
-                    .map(|_| record(&TOPIC, &format!("key-{key}"), "x"))
-                    .collect();
-                for one in publish(&self.engine, slice).await {
-                    self.sent.push((one.id, key, one.partition));
-                    for reader in &mut self.readers {
-                        reader.read.insert(one.id, Read::Unread);
-                    }
-                }
-            }
-            TopicStep::Receive { group, room } => self.receive(group, room).await,
-            TopicStep::Settle { group, nth, dead } => {
-                let reader = &mut self.readers[group];
-                if reader.held.is_empty() {
-                    return;
-                }
-                let delivery = reader.held.swap_remove(nth % reader.held.len());
-                let dead = dead && self.mortal;
-                let how = if dead {
-                    How::Dead {
-                        reason: "model".into(),
-                        attempts: delivery.message.attempt,
-                    }
-                } else {
-                    How::Ack
-                };
-                reader
-                    .consumer
-                    .as_mut()
-                    .expect("open")
-                    .settle(delivery.receipt, how)
-                    .await;
-                reader.settled = true;
-                reader.read.insert(
-                    delivery.message.id,
-                    if dead { Read::Dead } else { Read::Done },
-                );
-            }
-            TopicStep::Replay { group, nth } => {
-                let reader = &self.readers[group];
-                let dead = self.sent.iter().map(|(id, ..)| *id);
-                let dead: Vec<Id> = dead.filter(|id| reader.read[id] == Read::Dead).collect();
-                if !dead.is_empty() {
-                    self.replay(group, dead[nth % dead.len()]).await;
-                }
-            }
-            TopicStep::Leave { group } => self.leave(group).await,
-        }
-    }
-
-    async fn receive(&mut self, group: usize, room: usize) {
-        if !self.readers[group]
-            .read
-            .values()
-            .any(|read| *read == Read::Unread)
-        {
-            return;
-        }
-        if self.readers[group].consumer.is_none() {
-            let engine = if group == 0 {
-                Arc::clone(&self.engine)
-            } else {
-                self.subject.another().await
-            };
-            let consumer = Consumer::open(&engine, &self.readers[group].to).await;
-            self.readers[group].consumer = Some(consumer);
-            self.readers[group].settled = false;
-        }
-        let reader = &mut self.readers[group];
-        for delivery in reader.consumer.as_mut().expect("open").receive(room).await {
-            let read = reader
-                .read
-                .get_mut(&delivery.message.id)
-                .expect("it was sent");
-            assert!(
-                matches!(read, Read::Unread | Read::Perhaps),
-                "{read:?} came again"
-            );
-            *read = Read::Held;
-            reader.held.push(delivery);
-        }
-    }
-
-    async fn replay(&mut self, group: usize, id: Id) {
-        let cursor = cursor_of(&self.engine, &self.readers[group].to, id).await;
-        let dead = self.engine.dead_letters().expect("declared");
-        assert_eq!(dead.replay(vec![cursor]).await.expect("replayed"), 1);
-        self.readers[group].read.insert(id, Read::Unread);
-    }
-
-    async fn leave(&mut self, group: usize) {
-        let reader = &mut self.readers[group];
-        let Some(mut consumer) = reader.consumer.take() else {
-            return;
-        };
-        let held = std::mem::take(&mut reader.held);
-        if reader.settled {
-            consumer.quiet();
-            consumer
-                .settle_all(held.iter().map(|one| (one.receipt, How::RELEASE)))
-                .await;
-            consumer.close().await;
-        } else {
-            drop(consumer);
-        }
-        for delivery in held {
-            reader.read.insert(delivery.message.id, Read::Unread);
-        }
-        let mut open = HashSet::new();
-        for (id, _, partition) in &self.sent {
-            match reader.read[id] {
-                Read::Unread => drop(open.insert(*partition)),
-                // What died is kept elsewhere and counts as read; an engine may still bring it again from the log.
-                Read::Done if open.contains(partition) => {
-                    drop(reader.read.insert(*id, Read::Perhaps))
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Reads everything to its end in both groups: nothing is lost.
-    async fn finish(&mut self) {
-        for group in [0, 1] {
-            self.leave(group).await;
-            for id in self.sent.iter().map(|(id, ..)| *id).collect::<Vec<_>>() {
-                if self.readers[group].read[&id] == Read::Dead {
-                    self.replay(group, id).await;
-                }
-            }
-            let mut last: HashMap<u8, usize> = HashMap::new();
-            while self.readers[group]
-                .read
-                .values()
-                .any(|read| *read == Read::Unread)
-            {
-                self.receive(group, 64).await;
-                let reader = &mut self.readers[group];
-                let held = std::mem::take(&mut reader.held);
-                for delivery in &held {
-                    let id = delivery.message.id;
-                    reader.read.insert(id, Read::Done);
-                    // Replayed dead letters stand beside their key.
-                    if delivery.message.attempt == 1 && !self.mortal {
-                        let at = self
-                            .sent
-                            .iter()
-                            .position(|(sent, ..)| *sent == id)
-                            .expect("sent");
-                        let before = last.insert(self.sent[at].1, at);
-                        assert!(
-                            before.is_none_or(|before| before < at),
-                            "the order of a key"
-                        );
-                    }
-                }
-                reader.consumer.as_mut().expect("open").ack(&held).await;
-            }
-            if let Some(mut consumer) = self.readers[group].consumer.take() {
-                let rest = consumer.gather(millis(50)).await;
-                let read = &self.readers[group].read;
-                assert!(
-                    rest.iter()
-                        .all(|one| read[&one.message.id] == Read::Perhaps),
-                    "nothing comes twice"
-                );
-                consumer.ack(&rest).await;
-                consumer.close().await;
-            }
         }
     }
 }
