@@ -30,6 +30,10 @@ pub(crate) fn expand(
         vis: quiet(&function.vis),
     };
     let mut tokens = function.to_token_stream();
+    if function.sig.receiver().is_some() {
+        // There can be no type in an `impl`.
+        return tokens;
+    }
     tokens.extend(one.handle_type());
     if let Some(parameters) = parameters {
         tokens.extend(one.producer(parameters));
@@ -184,8 +188,16 @@ impl Expansion<'_> {
         let cfgs_again = self.function.cfgs();
         let bound = self.bound(parameters);
         let definition = self.definition(parameters);
+        // The call to a deprecated handler is ours and not the user's.
+        let deprecated = self
+            .function
+            .attrs
+            .iter()
+            .any(|attr| attr.path().is_ident("deprecated"));
+        let quiet = deprecated.then(|| quote!(#[allow(deprecated)]));
         quote! {
             #(#cfgs)*
+            #quiet
             impl #krate::handler::Registered for #handle {
                 const DEF: &'static #krate::handler::HandlerDef = {
                     #bound
@@ -330,7 +342,7 @@ impl Expansion<'_> {
         let returned = Ident::new("__go_queue_returned", returned_at);
         let wait = sig.asyncness.map(|_| quote!(.await));
         // A function that is also used as a value may be `async` without an `await`, says clippy; and rightly.
-        let call = quote_spanned! {function.span()=>
+        let call = quote! {
             let #called = #function;
             let #returned = #called(#payload, #(#arguments),*)#wait;
         };

@@ -521,10 +521,8 @@ impl Reader<'_> {
         let value = entry.value_tokens();
         let literal = syn::parse2::<syn::LitBool>(value.clone());
         if literal.is_err() {
-            self.problems.at(
-                value,
-                format_args!("`{0}` is `true` or `false`: write `{0} = false`", entry.key),
-            );
+            self.problems
+                .at(value, format_args!("`{}` is `true` or `false`", entry.key));
         }
         Some(literal.ok()?.value)
     }
