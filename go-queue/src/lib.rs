@@ -149,6 +149,7 @@ pub use go_queue_macros::kq_handler;
 
 /// What programs with handlers need: `use go_queue::prelude::*;`.
 pub mod prelude {
+    pub use crate::app::{App, Exit};
     pub use crate::handler::extract::{
         Cancel, Headers, Key, Meta, Offset, Partition, State, Timestamp,
     };
