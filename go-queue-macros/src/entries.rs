@@ -60,9 +60,14 @@ pub(crate) fn read(tokens: TokenStream, keys: &[&str], problems: &mut Problems) 
         }
         let mut rest = Vec::new();
         while let Some(token) = tokens.next_if(|token| !is_comma(token)) {
+            let ends = is_literal(&token) && rest.len() == 1;
             rest.push(token);
+            if ends && let Some(next) = tokens.peek().filter(|next| !is_comma(next)) {
+                problems.at(next, "a comma is missing before this");
+                break;
+            }
         }
-        tokens.next();
+        tokens.next_if(is_comma);
         if let Some(entry) = entry(first, rest, keys, &mut entries, problems) {
             if entries.all.iter().any(|other| other.key == entry.key) {
                 problems.at(&entry.key, format_args!("`{}` is given twice", entry.key));
@@ -76,6 +81,10 @@ pub(crate) fn read(tokens: TokenStream, keys: &[&str], problems: &mut Problems) 
 
 fn is_comma(token: &TokenTree) -> bool {
     matches!(token, TokenTree::Punct(punct) if punct.as_char() == ',')
+}
+
+fn is_literal(token: &TokenTree) -> bool {
+    matches!(token, TokenTree::Literal(_))
 }
 
 fn entry(

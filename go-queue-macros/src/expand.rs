@@ -12,7 +12,8 @@ use syn::spanned::Spanned;
 use syn::{Type, Visibility};
 
 use crate::Side;
-use crate::function::{Function, Parameters, plain, return_span};
+use crate::bound::decode;
+use crate::function::{Function, Parameters, plain};
 use crate::options::{Handle, Options, Place};
 
 /// The function as it is, and beside it its handle, its registration and its producer.
@@ -30,6 +31,10 @@ pub(crate) fn expand(
         vis: quiet(&function.vis),
     };
     let mut tokens = function.to_token_stream();
+    if function.sig.receiver().is_some() {
+        // There can be no type in an `impl`.
+        return tokens;
+    }
     tokens.extend(one.handle_type());
     if let Some(parameters) = parameters {
         tokens.extend(one.producer(parameters));
@@ -38,10 +43,10 @@ pub(crate) fn expand(
     tokens
 }
 
-struct Expansion<'a> {
-    side: Side,
-    function: &'a Function,
-    options: &'a Options,
+pub(crate) struct Expansion<'a> {
+    pub(crate) side: Side,
+    pub(crate) function: &'a Function,
+    pub(crate) options: &'a Options,
     handle: Ident,
     vis: TokenStream,
 }
@@ -70,7 +75,7 @@ fn quiet(vis: &Visibility) -> TokenStream {
         .collect()
 }
 
-fn local(name: &str) -> Ident {
+pub(crate) fn local(name: &str) -> Ident {
     Ident::new(name, Span::mixed_site())
 }
 
@@ -184,8 +189,16 @@ impl Expansion<'_> {
         let cfgs_again = self.function.cfgs();
         let bound = self.bound(parameters);
         let definition = self.definition(parameters);
+        // The call to a deprecated handler is ours and not the user's.
+        let deprecated = self
+            .function
+            .attrs
+            .iter()
+            .any(|attr| attr.path().is_ident("deprecated"));
+        let quiet = deprecated.then(|| quote!(#[allow(deprecated)]));
         quote! {
             #(#cfgs)*
+            #quiet
             impl #krate::handler::Registered for #handle {
                 const DEF: &'static #krate::handler::HandlerDef = {
                     #bound
@@ -199,156 +212,6 @@ impl Expansion<'_> {
                     #krate::private::Registration(<#handle as #krate::handler::Registered>::DEF)
                 }
             };
-        }
-    }
-
-    /// The extractors' plans, how they are made, and how the function runs with them.
-    fn bound(&self, parameters: &Parameters) -> TokenStream {
-        let krate = &self.options.krate;
-        let kind = match self.side {
-            Side::Dq => quote!(#krate::handler::Dq),
-            Side::Kq => quote!(#krate::handler::Kq),
-        };
-        let types = &parameters.extractors;
-        let plans: Vec<_> = (0..types.len())
-            .map(|n| local(&format!("plan_{n}")))
-            .collect();
-        let arguments: Vec<_> = (0..types.len())
-            .map(|n| local(&format!("argument_{n}")))
-            .collect();
-        let (env, about, missing) = (local("env"), local("about"), local("missing"));
-        let (cx, payload) = (local("cx"), local("payload"));
-        let blocking = self.options.blocking;
-
-        // Named by parameters, so that only `bind` asks whether a type is an extractor, and says so once.
-        let plan_types: Vec<_> = (0..types.len())
-            .map(|n| format_ident!("__GoQueuePlan{n}"))
-            .collect();
-        let made = types.iter().map(|ty| {
-            let made = quote_spanned!(ty.span()=> <#ty as #krate::handler::FromContext<#kind>>::plan(#env));
-            quote!(#krate::private::plan(#made, &mut #missing))
-        });
-        let extracted = types.iter().zip(&plans).zip(&arguments).map(|((ty, plan), argument)| {
-            let rejection = local("rejection");
-            quote! {
-                let #argument = match #krate::private::Extracts::<#ty, #kind>::extract(#plan, #cx).await {
-                    ::core::result::Result::Ok(#argument) => #argument,
-                    ::core::result::Result::Err(#rejection) => return #krate::private::rejected(#rejection),
-                };
-            }
-        });
-        let bounds: Vec<_> = types
-            .iter()
-            .zip(&plan_types)
-            .map(|(ty, plan)| quote!(#plan: #krate::private::Extracts<#ty, #kind>))
-            .collect();
-        let run = self.run(parameters, &arguments);
-        let decode = decode(krate, &parameters.payload.item);
-        let decoded = if parameters.payload.batch {
-            let undecoded = local("undecoded");
-            quote! {
-                let (#payload, #undecoded) = #krate::private::decode_batch(#cx, #decode);
-                if #undecoded.is_all() {
-                    return #undecoded.join(#krate::outcome::Outcome::Done);
-                }
-            }
-        } else {
-            let outcome = local("outcome");
-            quote! {
-                let #payload = match #krate::private::decoded(#decode(#cx.message())) {
-                    ::core::result::Result::Ok(#payload) => #payload,
-                    ::core::result::Result::Err(#outcome) => return #outcome,
-                };
-            }
-        };
-        let erased = quote!(__GoQueueBound { #(#plans,)* }.__go_queue_erase(#about));
-        let bind = if plans.is_empty() {
-            quote!(::core::result::Result::Ok(#erased))
-        } else {
-            quote! {
-                let mut #missing = ::std::vec::Vec::new();
-                match (#(#made,)*) {
-                    (#(::core::option::Option::Some(#plans),)*) => ::core::result::Result::Ok(#erased),
-                    _ => ::core::result::Result::Err(#missing),
-                }
-            }
-        };
-        let name = self.function.sig.ident.span();
-        let future = quote_spanned! {name=>
-            async move {
-                #decoded
-                #(#extracted)*
-                #run
-            }
-        };
-        // Here rustc says that a future is not `Send`, and why.
-        let returned = quote_spanned! {name=>
-            impl ::core::future::Future<Output = #krate::outcome::Outcome> + ::core::marker::Send + 'a
-        };
-        quote! {
-            struct __GoQueueBound<#(#plan_types),*> {
-                #(#plans: #plan_types,)*
-            }
-
-            impl<#(#bounds),*> __GoQueueBound<#(#plan_types),*> {
-                fn __go_queue_erase(
-                    self,
-                    #about: ::std::sync::Arc<#krate::handler::About>,
-                ) -> ::std::sync::Arc<dyn #krate::handler::Handle> {
-                    #krate::private::erase(self, #about, #blocking)
-                }
-            }
-
-            impl<#(#bounds),*> #krate::handler::Run for __GoQueueBound<#(#plan_types),*> {
-                fn run<'a>(&'a self, #cx: &'a #krate::handler::Context) -> #returned {
-                    let Self { #(#plans,)* } = self;
-                    #future
-                }
-            }
-
-            fn __go_queue_bind(
-                #env: &#krate::handler::Env,
-                #about: ::std::sync::Arc<#krate::handler::About>,
-            ) -> ::core::result::Result<
-                ::std::sync::Arc<dyn #krate::handler::Handle>,
-                ::std::vec::Vec<#krate::handler::Missing>,
-            > {
-                use #krate::private::EraseNothing as _;
-                #bind
-            }
-        }
-    }
-
-    /// The call, and what its result means.
-    fn run(&self, parameters: &Parameters, arguments: &[Ident]) -> TokenStream {
-        let krate = &self.options.krate;
-        let sig = &self.function.sig;
-        let function = &sig.ident;
-        let returned_at = return_span(sig);
-        let (payload, called) = (local("payload"), local("called"));
-        // With the hygiene of the return type, which is where its errors are shown.
-        let returned = Ident::new("__go_queue_returned", returned_at);
-        let wait = sig.asyncness.map(|_| quote!(.await));
-        // A function that is also used as a value may be `async` without an `await`, says clippy; and rightly.
-        let call = quote_spanned! {function.span()=>
-            let #called = #function;
-            let #returned = #called(#payload, #(#arguments),*)#wait;
-        };
-        let meant = quote_spanned!(returned_at=> (&&&&#krate::private::kinds::Probe::of(&#returned)).kind().finish(#returned));
-        let joined = if parameters.payload.batch {
-            let undecoded = local("undecoded");
-            quote!(#undecoded.join(#meant))
-        } else {
-            meant
-        };
-        quote! {
-            #call
-            {
-                use #krate::private::kinds::{
-                    KindClassified as _, KindNative as _, KindNope as _, KindShown as _,
-                };
-                #joined
-            }
         }
     }
 
@@ -425,11 +288,6 @@ impl Expansion<'_> {
             }
         }
     }
-}
-
-/// All errors about a payload come from this path, with one span: rustc shows equal ones once.
-fn decode(krate: &TokenStream, item: &Type) -> TokenStream {
-    quote_spanned!(item.span()=> <#item as #krate::handler::payload::Payload<'_>>::decode)
 }
 
 fn some(value: Option<TokenStream>) -> TokenStream {

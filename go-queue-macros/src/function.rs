@@ -153,25 +153,25 @@ impl Function {
         false
     }
 
-    /// Also drops it from the function, or rustc would report it once more.
-    fn refuse_receiver(&mut self, problems: &mut Problems) -> bool {
-        if let Some(receiver) = self.sig.receiver() {
+    fn refuse_receiver(&self, problems: &mut Problems) -> bool {
+        let receiver = self.sig.receiver();
+        if let Some(receiver) = receiver {
             problems.at(
                 receiver,
                 "a handler is a free function, not a method: take what it needs as `State<T>`",
             );
-            self.sig.inputs = std::mem::take(&mut self.sig.inputs)
-                .into_iter()
-                .skip(1)
-                .collect();
-            return false;
         }
-        true
+        receiver.is_none()
     }
 
     /// `None`: there is none. `Err`: there is one that cannot be.
     fn payload(&self, problems: &mut Problems) -> Option<Result<Payload, ()>> {
-        let Some(FnArg::Typed(first)) = self.sig.inputs.first() else {
+        let mut parameters = self.sig.inputs.iter();
+        let first = parameters.find_map(|input| match input {
+            FnArg::Typed(parameter) => Some(parameter),
+            FnArg::Receiver(_) => None,
+        });
+        let Some(first) = first else {
             problems.at_span(
                 self.sig.paren_token.span.join(),
                 "the payload is missing: the first parameter takes it, for example `order: Order`, or `_: ()` if there is \
@@ -179,7 +179,7 @@ impl Function {
             );
             return None;
         };
-        refuse_attributes(&first.attrs, problems);
+        let unconditional = refuse_attributes(&first.attrs, problems);
         let written = bare(&first.ty).clone();
         let item = vec_item(&written);
         let payload = Payload {
@@ -215,17 +215,18 @@ impl Function {
             );
             return Some(Err(()));
         }
-        Some(Ok(payload))
+        Some(if unconditional { Ok(payload) } else { Err(()) })
     }
 
     fn extractors(&self, problems: &mut Problems) -> Option<Vec<Type>> {
         let mut whole = true;
         let mut types = Vec::new();
-        for input in self.sig.inputs.iter().skip(1) {
-            let FnArg::Typed(parameter) = input else {
-                continue;
-            };
-            refuse_attributes(&parameter.attrs, problems);
+        let parameters = self.sig.inputs.iter().filter_map(|input| match input {
+            FnArg::Typed(parameter) => Some(parameter),
+            FnArg::Receiver(_) => None,
+        });
+        for parameter in parameters.skip(1) {
+            whole &= refuse_attributes(&parameter.attrs, problems);
             let ty = bare(&parameter.ty);
             let before = whole;
             whole = false;
@@ -277,15 +278,19 @@ impl Function {
     }
 }
 
-fn refuse_attributes(attrs: &[Attribute], problems: &mut Problems) {
-    for attr in attrs {
-        if attr.path().is_ident("cfg") || attr.path().is_ident("cfg_attr") {
-            problems.at(
-                attr,
-                "a parameter of a handler cannot be conditional: write two handlers, each with its own `#[cfg]`",
-            );
-        }
+/// Whether there are no conditions.
+fn refuse_attributes(attrs: &[Attribute], problems: &mut Problems) -> bool {
+    let conditions = attrs
+        .iter()
+        .filter(|attr| attr.path().is_ident("cfg") || attr.path().is_ident("cfg_attr"));
+    let before = problems.len();
+    for condition in conditions {
+        problems.at(
+            condition,
+            "a parameter of a handler cannot be conditional: write two handlers, each with its own `#[cfg]`",
+        );
     }
+    problems.len() == before
 }
 
 /// Without the invisible groups of `macro_rules!` and without parentheses.

@@ -11,6 +11,11 @@ use crate::entries::{self, Entry, Value};
 use crate::problems::{Problems, nearest};
 use crate::values;
 
+mod advice;
+mod value;
+
+use advice::{advice, foreign};
+
 /// What an attribute says, checked. Where something was wrong there is a stand-in, so that the rest can be generated and
 /// checked too.
 pub(crate) struct Options {
@@ -491,100 +496,6 @@ impl Reader<'_> {
         }
     }
 
-    /// One of these words, as a variant of this type.
-    fn choice(
-        &mut self,
-        key: &str,
-        entry: &Entry,
-        ty: &TokenStream,
-        words: &[(&'static str, &str)],
-    ) {
-        let all = || words.iter().map(|(word, _)| *word);
-        if let Some((_, variant)) = words.iter().find(|(word, _)| entry.is_word(word)) {
-            let variant = Ident::new(variant, Span::call_site());
-            return self.set(key, &quote!(#ty::#variant));
-        }
-        let list: Vec<_> = all().map(|word| format!("`{word}`")).collect();
-        let given = entry.value_tokens().to_string();
-        let quoted = given.trim_matches('"');
-        let hint = if quoted != given && all().any(|word| word == quoted) {
-            format!("write `{key} = {quoted}`, without quotes")
-        } else {
-            let meant = nearest(quoted, all())
-                .map_or_else(String::new, |meant| format!(": did you mean `{meant}`?"));
-            format!("`{key}` is one of {}{meant}", list.join(", "))
-        };
-        self.problems.at(entry.value_tokens(), hint);
-    }
-
-    fn boolean(&mut self, entry: &Entry) -> Option<bool> {
-        let value = entry.value_tokens();
-        let literal = syn::parse2::<syn::LitBool>(value.clone());
-        if literal.is_err() {
-            self.problems.at(
-                value,
-                format_args!("`{0}` is `true` or `false`: write `{0} = false`", entry.key),
-            );
-        }
-        Some(literal.ok()?.value)
-    }
-
-    fn duration(&mut self, entry: &Entry, example: &str) -> Option<Duration> {
-        if let Value::Is(value) = &entry.value
-            && let Ok(number) = syn::parse2::<syn::LitInt>(value.clone())
-        {
-            let text = if number.suffix().is_empty() {
-                format!("the unit is missing: write `{} = \"{number}s\"`", entry.key)
-            } else {
-                format!(
-                    "a duration stands in quotes: write `{} = \"{number}\"`",
-                    entry.key
-                )
-            };
-            self.problems.at(number, text);
-            return None;
-        }
-        let text = self.text(entry, example)?;
-        match values::duration(&text.value()) {
-            Ok(time) => Some(time),
-            Err(why) => {
-                self.problems.at(text, why);
-                None
-            }
-        }
-    }
-
-    fn text(&mut self, entry: &Entry, example: &str) -> Option<LitStr> {
-        let value = self.is(entry, example)?;
-        let text = syn::parse2(value.clone());
-        if text.is_err() {
-            self.problems.at(
-                value,
-                format_args!(
-                    "`{0}` is a text in quotes: write `{0} = \"{example}\"`",
-                    entry.key
-                ),
-            );
-        }
-        text.ok()
-    }
-
-    /// The tokens after `=`.
-    fn is(&mut self, entry: &Entry, example: &str) -> Option<TokenStream> {
-        if let Value::Is(value) = &entry.value {
-            return Some(value.clone());
-        }
-        let example = match example {
-            "" => "..".to_owned(),
-            text => format!("\"{text}\""),
-        };
-        self.problems.at(
-            entry.value_tokens(),
-            format_args!("write `{} = {example}`", entry.key),
-        );
-        None
-    }
-
     fn set(&mut self, option: &str, value: &TokenStream) {
         let setter = Ident::new(&format!("with_{option}"), Span::call_site());
         self.options.setters.extend(quote!(.#setter(#value)));
@@ -620,71 +531,4 @@ impl Options {
 fn duration_tokens(time: Duration) -> TokenStream {
     let (seconds, nanos) = (time.as_secs(), time.subsec_nanos());
     quote!(::core::time::Duration::new(#seconds, #nanos))
-}
-
-/// An option of the other attribute.
-fn foreign(side: Side, key: &str) -> String {
-    match (side, key) {
-        (Side::Dq, "topic") => {
-            "`topic` belongs to `#[kq_handler]`; a `dq_handler` serves a `tube`".to_owned()
-        }
-        (Side::Dq, "order") => {
-            "tubes keep no order: use a topic, `#[kq_handler(topic = \"..\", order = key)]`"
-                .to_owned()
-        }
-        (Side::Dq, "group") => {
-            "`group` belongs to `#[kq_handler]`: all workers of a tube share its tasks".to_owned()
-        }
-        (Side::Kq, "tube") => {
-            "`tube` belongs to `#[dq_handler]`; a `kq_handler` reads a `topic`".to_owned()
-        }
-        (Side::Kq, "priority") => {
-            "`priority` belongs to `#[dq_handler]`: the records of a topic are read in order"
-                .to_owned()
-        }
-        (Side::Kq, "max_late") => {
-            "`max_late` belongs to `#[dq_handler]`: the records of a topic have no due time"
-                .to_owned()
-        }
-        (_, key) => {
-            let (mine, other) = (side.attribute(), side.other().attribute());
-            format!("`{key}` belongs to `#[{other}]`: a `{mine}` has no such option")
-        }
-    }
-}
-
-/// For names that people bring along from elsewhere.
-fn advice(key: &str, side: Side, function: &str) -> Option<String> {
-    let source = side.source();
-    Some(match key {
-        "queue" => format!("unknown option `queue`: did you mean `{source}`?"),
-        "retries" | "max_retries" | "retry_max" | "attempts" | "max_attempts" => {
-            format!("unknown option `{key}`: write `retry(max = 8)`")
-        }
-        "backoff" => {
-            "`backoff` is a part of `retry`: write `retry(backoff = \"1s..10m\")`".to_owned()
-        }
-        "workers" | "processors" | "consumers" | "conns" | "parallelism" | "threads" => {
-            format!("unknown option `{key}`: write `concurrency = 64`")
-        }
-        "ttr" => "unknown option `ttr`: did you mean `lease`?".to_owned(),
-        "delay" | "at" if side == Side::Dq => format!(
-            "`{key}` is said by whoever sends: `{function}::{key}(payload, {})`",
-            if key == "at" { "time" } else { "seconds(5)" }
-        ),
-        "delay" | "at" => format!(
-            "`{key}` belongs to tasks: records are read at once; use a `#[dq_handler]` and `::{key}(..)`"
-        ),
-        "key" | "id" | "header" | "headers" => {
-            let send = if side == Side::Dq { "now" } else { "push" };
-            let method = key.trim_end_matches('s');
-            format!("`{key}` is said by whoever sends: `{function}::{send}(payload).{method}(..)`")
-        }
-        "name" => "a handler has the name of its function; `handle = ..` names its type".to_owned(),
-        "brokers" | "beanstalks" | "redis" | "engine" | "wire" | "dedup" | "replicas"
-        | "partitions" => {
-            format!("`{key}` belongs into the configuration, not into the code")
-        }
-        _ => return None,
-    })
 }

@@ -16,6 +16,10 @@ impl Problems {
         self.0.push(syn::Error::new(span, message));
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// As `compile_error!` items; empty if there are none.
     pub(crate) fn into_tokens(self) -> TokenStream {
         self.0

@@ -66,6 +66,8 @@ pub mod testing;
 ///
 /// The name of the function is also the name of a hidden type with the constructors `now(payload)`, `delay(payload, duration)` and
 /// `at(payload, time)`, which return an [`Enqueue`]; [`handlers!`] takes it as well.
+/// So a handler named like a module beside it does not compile, and one named like a crate (`redis`) hides that crate there: say
+/// `handle = RedisTask`.
 ///
 /// # Options
 /// They have the same names in YAML, which overrides them. Durations are texts such as `"30s"`.
@@ -147,6 +149,7 @@ pub use go_queue_macros::kq_handler;
 
 /// What programs with handlers need: `use go_queue::prelude::*;`.
 pub mod prelude {
+    pub use crate::app::{App, Exit};
     pub use crate::handler::extract::{
         Cancel, Headers, Key, Meta, Offset, Partition, State, Timestamp,
     };
