@@ -20,8 +20,9 @@ fn a_worker_killed_at_random_points_loses_nothing() {
     let mut site = Site::new("worker-kills", ENDURING);
     let mut workers = [site.ready_worker(), site.ready_worker()];
     // Half of the tasks first, so that there is a backlog; the others come while the workers die.
-    site.tasks("backlog", tasks as u64 / 2, 2000, 15_000).wait_success(Duration::from_secs(600));
-    let mut producer = site.tasks("stream", 0, 500, 15_000);
+    site.tasks("backlog", tasks as u64 / 2, 2000, 15_000)
+        .wait_success(Duration::from_secs(600));
+    let mut producer = site.stream("stream", 4, 500, 15_000);
 
     for _ in 0..kills {
         let dead = killer.kill_one(&mut workers, Duration::ZERO..Duration::from_millis(160));
@@ -33,9 +34,15 @@ fn a_worker_killed_at_random_points_loses_nothing() {
 
     let report = site.settle(&mut workers);
     report.assert_kept();
-    assert!(report.kills >= kills && report.accepted >= tasks, "{report}");
+    assert!(
+        report.kills >= kills && report.accepted >= tasks,
+        "{report}"
+    );
     // Handlers that were cut off run again; of the finished ones only those whose settlement was on its way.
-    assert!(report.interrupted > kills / 10, "the kills hit nobody at work\n{report}");
+    assert!(
+        report.interrupted > kills / 10,
+        "the kills hit nobody at work\n{report}"
+    );
     assert!(report.repeated <= kills * 2 * CONCURRENCY, "{report}");
     assert!(report.doubled <= kills * CONCURRENCY, "{report}");
 }
@@ -47,16 +54,21 @@ fn a_producer_killed_at_random_points_has_stored_what_was_accepted_and_the_rest_
     let mut site = Site::new("producer-kills", "");
     let mut workers = [site.ready_worker()];
     for round in 0..kills {
-        let mut producer = [site.tasks(&format!("p{round}"), 0, 50, 0)];
+        let mut producer = [site.stream(&format!("p{round}"), 64, 50, 0)];
         let before = site.ledger.accepted_so_far();
         // Killing it before it has sent anything would test the start of a program.
-        site.until("the producer sends", |ledger| ledger.accepted_so_far() > before);
+        site.until("the producer sends", |ledger| {
+            ledger.accepted_so_far() > before
+        });
         killer.kill_one(&mut producer, Duration::ZERO..Duration::from_millis(60));
     }
     let report = site.settle(&mut workers);
     report.assert_kept();
     assert_eq!(report.kills, kills, "{report}");
-    assert!(report.offered > report.accepted, "no producer died between the two\n{report}");
+    assert!(
+        report.offered > report.accepted,
+        "no producer died between the two\n{report}"
+    );
     // No worker was killed, so nothing may run twice: not what was accepted, not what was stored unknown to its producer.
     assert_eq!(report.repeated, 0, "{report}");
 }
@@ -76,6 +88,13 @@ fn a_topic_keeps_the_order_of_its_keys_while_members_are_killed() {
     producer.wait_success(Duration::from_secs(60));
     let report = site.settle(&mut workers);
     report.assert_kept();
-    assert_eq!(report.accepted, usize::try_from(records).expect("small") * 30, "{report}");
-    assert!(report.interrupted > kills / 10, "the kills hit nobody at work\n{report}");
+    assert_eq!(
+        report.accepted,
+        usize::try_from(records).expect("small") * 30,
+        "{report}"
+    );
+    assert!(
+        report.interrupted > kills / 10,
+        "the kills hit nobody at work\n{report}"
+    );
 }

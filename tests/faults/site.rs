@@ -20,7 +20,8 @@ impl Site {
     /// A new database file. `extra` is YAML that is added to the configuration.
     pub(crate) fn new(name: &str, extra: &str) -> Self {
         let folder = Folder::new(name);
-        let yaml = format!("name: faults\nsqlite: {{ path: faults.db }}\nlog: {{ level: warn }}\n{extra}");
+        let yaml =
+            format!("name: faults\nsqlite: {{ path: faults.db }}\nlog: {{ level: warn }}\n{extra}");
         let config = folder.write("config.yaml", &yaml);
         Self {
             ledger: Ledger::of(folder.path()),
@@ -34,7 +35,11 @@ impl Site {
         self.started += 1;
         let mut command = Command::new(env!("CARGO_BIN_EXE_ledger_worker"));
         command.arg(mode).arg(&self.config).args(arguments);
-        Process::start(self.folder.path(), &format!("{mode}-{}", self.started), command)
+        Process::start(
+            self.folder.path(),
+            &format!("{mode}-{}", self.started),
+            command,
+        )
     }
 
     /// A worker, which may not be ready yet.
@@ -46,7 +51,9 @@ impl Site {
     pub(crate) fn ready_worker(&mut self) -> Process {
         let before = self.marks();
         let worker = self.worker();
-        self.until("the worker is ready", |ledger| ledger.marks("ready") > before);
+        self.until("the worker is ready", |ledger| {
+            ledger.marks("ready") > before
+        });
         worker
     }
 
@@ -55,10 +62,29 @@ impl Site {
         self.ledger.marks("ready")
     }
 
-    /// Sends `count` tasks, 64 at a time; 0 sends until SIGTERM.
-    pub(crate) fn tasks(&mut self, prefix: &str, count: u64, max_delay_ms: u64, work_us: u64) -> Process {
+    /// Sends `count` tasks, 64 at a time.
+    pub(crate) fn tasks(
+        &mut self,
+        prefix: &str,
+        count: u64,
+        max_delay_ms: u64,
+        work_us: u64,
+    ) -> Process {
         let [count, delay, work] = [count, max_delay_ms, work_us].map(|number| number.to_string());
         self.start("tasks", &[prefix, &count, "64", &delay, &work])
+    }
+
+    /// Sends tasks until SIGTERM, `abreast` at a time.
+    pub(crate) fn stream(
+        &mut self,
+        prefix: &str,
+        abreast: u64,
+        max_delay_ms: u64,
+        work_us: u64,
+    ) -> Process {
+        let [abreast, delay, work] =
+            [abreast, max_delay_ms, work_us].map(|number| number.to_string());
+        self.start("tasks", &[prefix, "0", &abreast, &delay, &work])
     }
 
     /// Pushes `count` records for each of `keys` keys.
@@ -99,8 +125,15 @@ impl Site {
             }
             // The exact count is dear; it is made when nothing moves. Ten seconds of rest are an answer too: something is lost.
             let rest = quiet_since.elapsed();
-            let all = finished >= self.ledger.accepted_so_far() && rest > Duration::from_millis(200);
-            (all && self.ledger.report().expect("readable journals").lost.is_empty()) || rest > Duration::from_secs(10)
+            let all =
+                finished >= self.ledger.accepted_so_far() && rest > Duration::from_millis(200);
+            (all && self
+                .ledger
+                .report()
+                .expect("readable journals")
+                .lost
+                .is_empty())
+                || rest > Duration::from_secs(10)
         });
         for worker in workers.iter_mut() {
             worker.terminate();
@@ -114,7 +147,10 @@ impl Site {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "shown with --nocapture, and when the test fails")]
+#[expect(
+    clippy::print_stdout,
+    reason = "shown with --nocapture, and when the test fails"
+)]
 fn print(text: &str) {
     println!("{text}");
 }

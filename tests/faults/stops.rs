@@ -12,7 +12,9 @@ fn sigterm_under_load_finishes_what_runs_and_repeats_nothing() {
     for _ in 0..8 {
         let finished = site.ledger.finished_so_far();
         let mut worker = site.ready_worker();
-        site.until("the worker works", |ledger| ledger.finished_so_far() > finished + 20);
+        site.until("the worker works", |ledger| {
+            ledger.finished_so_far() > finished + 20
+        });
         worker.terminate();
         worker.wait_success(Duration::from_secs(30));
     }
@@ -38,18 +40,31 @@ fn what_does_not_finish_before_the_deadline_goes_back_at_once_and_uncounted() {
     let began = Instant::now();
     worker.terminate();
     let status = worker.wait(Duration::from_secs(30));
-    assert_eq!(status.code(), Some(3), "deadline passed and work handed back:\n{}", worker.log());
-    assert!(began.elapsed() < Duration::from_secs(10), "the deadline is 300 ms, this took {:?}", began.elapsed());
+    assert_eq!(
+        status.code(),
+        Some(3),
+        "deadline passed and work handed back:\n{}",
+        worker.log()
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "the deadline is 300 ms, this took {:?}",
+        began.elapsed()
+    );
 
     let mut next = [site.ready_worker()];
     let report = site.settle_within(&mut next, Duration::from_secs(40));
     report.assert_kept();
     assert!(report.returned > 0 && report.doubled == 0, "{report}");
-    assert_eq!(report.highest_attempt, 1, "an abort is not an attempt\n{report}");
+    assert_eq!(
+        report.highest_attempt, 1,
+        "an abort is not an attempt\n{report}"
+    );
 }
 
 fn started(ledger: &go_queue_tests::Ledger) -> usize {
-    let start = |event: &go_queue_tests::Event| matches!(event.what, go_queue_tests::What::Start(..));
+    let start =
+        |event: &go_queue_tests::Event| matches!(event.what, go_queue_tests::What::Start(..));
     ledger.events().iter().filter(|event| start(event)).count()
 }
 
@@ -57,10 +72,12 @@ fn started(ledger: &go_queue_tests::Ledger) -> usize {
 fn rolling_restarts_under_load_repeat_nothing() {
     let mut site = Site::new("rolling", "");
     let mut workers = [site.ready_worker(), site.ready_worker()];
-    let mut producer = site.tasks("t", 0, 300, 10_000);
+    let mut producer = site.stream("t", 16, 300, 10_000);
     for round in 0..10 {
         let finished = site.ledger.finished_so_far();
-        site.until("some work", |ledger| ledger.finished_so_far() > finished + 100);
+        site.until("some work", |ledger| {
+            ledger.finished_so_far() > finished + 100
+        });
         let worker = &mut workers[round % 2];
         worker.terminate();
         worker.wait_success(Duration::from_secs(30));
@@ -70,22 +87,36 @@ fn rolling_restarts_under_load_repeat_nothing() {
     producer.wait_success(Duration::from_secs(30));
     let report = site.settle(&mut workers);
     report.assert_kept();
-    assert_eq!((report.repeated, report.highest_attempt), (0, 1), "{report}");
+    assert_eq!(
+        (report.repeated, report.highest_attempt),
+        (0, 1),
+        "{report}"
+    );
 }
 
 #[test]
 fn a_worker_that_stood_still_beyond_its_lease_settles_nothing_of_the_past() {
-    let mut site = Site::new("stopped", "handlers: { work: { lease: 2s, retry: { backoff: 1ms..10ms } } }\n");
+    let mut site = Site::new(
+        "stopped",
+        "handlers: { work: { lease: 2s, retry: { backoff: 1ms..10ms } } }\n",
+    );
     let mut sleeper = site.ready_worker();
     let mut producer = site.tasks("t", 200, 0, 200_000);
     producer.wait_success(Duration::from_secs(60));
-    site.until("the first worker works", |ledger| ledger.finished_so_far() > 10);
+    site.until("the first worker works", |ledger| {
+        ledger.finished_so_far() > 10
+    });
     sleeper.stop();
     let other = site.ready_worker();
     // All of them, also those that the stopped one had in hand: its leases end.
-    site.until("the other has done the rest", |ledger| ledger.finished_so_far() >= 200);
+    site.until("the other has done the rest", |ledger| {
+        ledger.finished_so_far() >= 200
+    });
     sleeper.cont();
     let report = site.settle(&mut [sleeper, other]);
     report.assert_kept();
-    assert!(report.repeated > 0, "nothing was in hand when it was stopped\n{report}");
+    assert!(
+        report.repeated > 0,
+        "nothing was in hand when it was stopped\n{report}"
+    );
 }

@@ -66,7 +66,12 @@ async fn main() -> ExitCode {
     let result = match arguments[..] {
         ["worker", config] => return worker(config).await,
         ["tasks", config, prefix, count, abreast, max_delay, micros] => {
-            tasks(config, prefix, [count, abreast, max_delay, micros].map(number)).await
+            tasks(
+                config,
+                prefix,
+                [count, abreast, max_delay, micros].map(number),
+            )
+            .await
         }
         ["records", config, prefix, count, keys, micros] => {
             records(config, prefix, [count, keys, micros].map(number)).await
@@ -125,8 +130,12 @@ async fn tasks(config: &str, prefix: &str, numbers: [u64; 4]) -> Result<(), Fail
     let next = Arc::new(AtomicU64::new(0));
     let callers: Vec<_> = (0..abreast)
         .map(|_| {
-            let (journal, producer, next, prefix) =
-                (journal.clone(), producer.clone(), Arc::clone(&next), prefix.to_owned());
+            let (journal, producer, next, prefix) = (
+                journal.clone(),
+                producer.clone(),
+                Arc::clone(&next),
+                prefix.to_owned(),
+            );
             tokio::spawn(async move {
                 loop {
                     let n = next.fetch_add(1, Ordering::Relaxed);
@@ -134,10 +143,19 @@ async fn tasks(config: &str, prefix: &str, numbers: [u64; 4]) -> Result<(), Fail
                         return Ok::<_, Failure>(());
                     }
                     let id = format!("{prefix}-{n}");
-                    let task = Work { id: id.clone(), micros: fastrand::u64(0..=micros) };
-                    let delay = if max_delay == 0 { 0 } else { fastrand::u64(0..max_delay) };
+                    let task = Work {
+                        id: id.clone(),
+                        micros: fastrand::u64(0..=micros),
+                    };
+                    let delay = if max_delay == 0 {
+                        0
+                    } else {
+                        fastrand::u64(0..max_delay)
+                    };
                     journal.offer(&id);
-                    work::delay(task, Duration::from_millis(delay)).send(&producer).await?;
+                    work::delay(task, Duration::from_millis(delay))
+                        .send(&producer)
+                        .await?;
                     journal.accept(&id);
                 }
             })
@@ -162,11 +180,17 @@ async fn records(config: &str, prefix: &str, numbers: [u64; 3]) -> Result<(), Fa
     journal.mark("ready");
     let mut pushing = VecDeque::new();
     for key in 0..keys {
-        let (journal, producer, key) = (journal.clone(), producer.clone(), format!("{prefix}{key}"));
+        let (journal, producer, key) =
+            (journal.clone(), producer.clone(), format!("{prefix}{key}"));
         pushing.push_back(tokio::spawn(async move {
             for seq in 0..count {
                 let id = format!("{key}-{seq}");
-                let record = Step { id: id.clone(), key: key.clone(), seq, micros: fastrand::u64(0..=micros) };
+                let record = Step {
+                    id: id.clone(),
+                    key: key.clone(),
+                    seq,
+                    micros: fastrand::u64(0..=micros),
+                };
                 journal.offer(&id);
                 step::push(record).key(&key).send(&producer).await?;
                 journal.accept(&id);
