@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use crate::figures::count;
+use crate::figures::{NO_CPU_CLOCK, count};
 use crate::scenario::{Goal, Scenario, verdict};
 use crate::terminal::say;
 
@@ -58,6 +58,7 @@ fn instructions(scenario: &str, variant: &str, messages: u64) -> Result<u64, Str
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(own)
         .arg("serve")
+        .env(NO_CPU_CLOCK, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

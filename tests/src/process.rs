@@ -277,10 +277,15 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "w.journal")]
     fn a_name_is_used_once() {
         let folder = Folder::new("twice");
-        let _first = Process::start(folder.path(), "w", shell("true"));
-        let _second = Process::start(folder.path(), "w", shell("true"));
+        let start = || Process::start(folder.path(), "w", shell("true"));
+        let _first = start();
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(start));
+        let text = *panic
+            .expect_err("the name is taken")
+            .downcast::<String>()
+            .expect("a text");
+        assert!(text.contains("w.journal"), "{text}");
     }
 }

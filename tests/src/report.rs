@@ -32,6 +32,8 @@ pub struct Report {
     pub revoked: usize,
     /// Starts of handlers.
     pub runs: usize,
+    /// The highest number of an attempt.
+    pub highest_attempt: u32,
     /// Runs that were given back: errors, panics, aborts.
     pub returned: usize,
     /// SIGKILLs.
@@ -278,6 +280,7 @@ impl Report {
         self.started = by_id.len();
         self.finished = finished.len();
         self.runs = runs.len();
+        self.highest_attempt = runs.iter().map(|run| run.attempt).max().unwrap_or(0);
         self.returned = runs
             .iter()
             .filter(|run| matches!(run.end, End::Returned(_)))
