@@ -1,3 +1,12 @@
+// The first definition of a link wins: here they lead to items, in the file itself to files.
+#![doc = "[delivery]: crate::guide::delivery"]
+#![doc = "[configuration]: crate::config"]
+#![doc = "[architecture]: crate::guide::architecture"]
+#![doc = "[results]: https://github.com/zeromicro/go-queue/blob/main/bench/RESULTS.md"]
+#![doc = "[dq_handler]: macro@crate::dq_handler"]
+#![doc = "[kq_handler]: macro@crate::kq_handler"]
+#![doc = "[dead_letters]: crate::engine::DeadLetters"]
+#![doc = ""]
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
@@ -19,6 +28,7 @@ pub mod config;
 pub mod dedup;
 pub mod delivery;
 pub mod engine;
+pub mod guide;
 pub mod handler;
 pub mod message;
 pub mod middleware;

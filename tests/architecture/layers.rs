@@ -30,6 +30,7 @@ const LAYERS: &[(&str, u8)] = &[
     // L5, edges
     ("admin", 5),
     ("cli", 5),
+    ("guide", 5),
     ("testing", 5),
 ];
 

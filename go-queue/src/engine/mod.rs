@@ -495,8 +495,8 @@ pub struct DeadLetter {
     pub died: WallTime,
 }
 
-/// Which dead letters.
-#[derive(Clone, Debug, Default)]
+/// Which dead letters. The default is the first page of all.
+#[derive(Clone, Debug)]
 pub struct DeadQuery {
     /// Only of this tube or topic.
     pub place: Option<Place>,
@@ -504,8 +504,19 @@ pub struct DeadQuery {
     pub group: Option<Name>,
     /// Only behind this [`DeadLetter::cursor`].
     pub after: Option<u64>,
-    /// At most so many; engines cap it at 1000.
+    /// At most so many; engines cap it at 1000, which is the default.
     pub limit: usize,
+}
+
+impl Default for DeadQuery {
+    fn default() -> Self {
+        Self {
+            place: None,
+            group: None,
+            after: None,
+            limit: 1000,
+        }
+    }
 }
 
 /// The dead letters of an engine, for people and their tools.

@@ -1,0 +1,12 @@
+//! The guide: the pages of the folder `docs`, with their examples compiled and run.
+
+#[doc = "[architecture]: crate::guide::architecture"]
+#[doc = "[api]: crate::engine::DeadLetters"]
+#[doc = ""]
+#[doc = include_str!("../docs/delivery.md")]
+pub mod delivery {}
+
+#[doc = "[delivery]: crate::guide::delivery"]
+#[doc = ""]
+#[doc = include_str!("../docs/ARCHITECTURE.md")]
+pub mod architecture {}
