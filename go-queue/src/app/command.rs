@@ -316,7 +316,7 @@ fn check_payload(def: &HandlerDef, send: &SendCommand) -> Result<(), AppError> {
         ..Message::default()
     };
     (def.check)(&message).map_err(|why| {
-        let problem = Problem::new(format!("the payload is not a {}: {why}", def.payload));
+        let problem = Problem::new(format!("the payload does not decode as `{}`: {why}", def.payload));
         AppError::setup(problem.at(format!("{}  {}", def.location, def.path())))
     })
 }

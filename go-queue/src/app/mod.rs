@@ -222,11 +222,11 @@ impl App {
             Command::Run { until_idle } => self.run_worker(until_idle).await,
             Command::Check => {
                 let planned = self.plan()?;
-                planned.plan.say_remarks();
-                terminal::line(&format!(
-                    "{}\nThe configuration and the handlers fit together.",
-                    table::render(&planned.plan)
-                ));
+                terminal::line(&table::render(&planned.plan));
+                for remark in planned.plan.remark_lines() {
+                    terminal::line(&remark);
+                }
+                terminal::line("The configuration and the handlers fit together.");
                 Ok(())
             }
             Command::Handlers { json } => {

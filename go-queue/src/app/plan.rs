@@ -97,10 +97,13 @@ impl AppPlan {
         if registry.is_empty() {
             problems.push(Problem::new("there are no handlers").remedy(LINK));
         }
-        let paths: Vec<_> = registry
-            .iter()
-            .map(|def| (def.path(), def.location))
-            .collect();
+        let mut paths: Vec<_> = registry.iter().map(|def| (def.path(), def.location)).collect();
+        if registry.is_explicit() {
+            // One file may serve several programs, or several apps of one: an entry for a handler that was not chosen is fine.
+            let chosen = |def: &HandlerDef| registry.iter().any(|one| std::ptr::eq(one, def));
+            let others = Registry::global().filter(|def| !chosen(def));
+            paths.extend(others.iter().map(|def| (def.path(), def.location)));
+        }
         let matches = config.match_handlers(&paths);
         problems.extend(
             matches
@@ -204,6 +207,14 @@ impl AppPlan {
 
     pub(super) fn shutdown_deadline(&self) -> Duration {
         self.config.shutdown.deadline()
+    }
+
+    /// What the configuration wants to have said, a line each.
+    pub(super) fn remark_lines(&self) -> impl Iterator<Item = String> + '_ {
+        self.remarks.iter().map(|remark| match remark.severity {
+            Severity::Note => format!("note: {remark}"),
+            Severity::Warning => format!("warning: {remark}"),
+        })
     }
 
     /// Says what the configuration wants to have said at start.
