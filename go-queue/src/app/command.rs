@@ -25,9 +25,9 @@ pub(super) struct Arguments {
 
 #[derive(Debug)]
 pub(super) enum Command {
-    /// `--until-idle` with or without a horizon.
+    /// `--until-idle`: the horizon.
     Run {
-        until_idle: Option<Option<Duration>>,
+        until_idle: Option<Duration>,
     },
     Check,
     Handlers {
@@ -198,28 +198,28 @@ fn run(matches: &ArgMatches) -> Command {
     Command::Run {
         until_idle: matches
             .get_one::<Duration>("until-idle")
-            .map(|horizon| Some(*horizon)),
+            .copied(),
     }
 }
 
 /// Sends one message to a handler of this program.
-pub(super) async fn send(planned: Planned, send: SendCommand) -> Result<(), AppError> {
-    let def = find(&planned, &send.handler)?;
-    check_payload(def, &send)?;
+pub(super) async fn send(planned: Planned, asked: SendCommand) -> Result<(), AppError> {
+    let def = find(&planned, &asked.handler)?;
+    check_payload(def, &asked)?;
     let (producer, engines) = wiring::connect(planned).await?;
     let sent = match def.source {
         Source::Tube(tube) => {
-            let mut task = Enqueue::bytes(tube, send.payload.into_bytes(), def.content);
-            if let Some(delay) = send.delay {
+            let mut task = Enqueue::bytes(tube, asked.payload.into_bytes(), def.content);
+            if let Some(delay) = asked.delay {
                 task = task.after(delay);
             }
-            if let Some(at) = send.at {
+            if let Some(at) = asked.at {
                 task = task.not_before(at);
             }
-            if let Some(key) = send.key {
+            if let Some(key) = asked.key {
                 task = task.key(key);
             }
-            if let Some(id) = send.id {
+            if let Some(id) = asked.id {
                 task = task.id(id);
             }
             task.send(&producer).await.map(|id| {
@@ -234,13 +234,13 @@ pub(super) async fn send(planned: Planned, send: SendCommand) -> Result<(), AppE
         Source::Topics { topics, .. } => {
             let mut record = Push::bytes(
                 topics.first().copied().unwrap_or_default(),
-                send.payload.into_bytes(),
+                asked.payload.into_bytes(),
                 def.content,
             );
-            if let Some(key) = send.key {
+            if let Some(key) = asked.key {
                 record = record.key(key);
             }
-            if let Some(id) = send.id {
+            if let Some(id) = asked.id {
                 record = record.id(id);
             }
             record.send(&producer).await.map(|pushed| {
@@ -335,7 +335,7 @@ mod tests {
         let until = |args: &[&str]| {
             let all = std::iter::once("worker").chain(args.iter().copied());
             match parse(all).expect("parses").expect("no help").command {
-                Command::Run { until_idle } => until_idle.flatten(),
+                Command::Run { until_idle } => until_idle,
                 other => unreachable!("{other:?}"),
             }
         };

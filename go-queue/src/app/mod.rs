@@ -42,9 +42,6 @@ use plan::AppPlan;
 use running::StopHook;
 use signals::Signals;
 
-/// The default of `--until-idle`: what is due within this time is waited for.
-const IDLE_HORIZON: Duration = Duration::from_secs(10);
-
 type StartHook = Box<dyn FnOnce(Producer) -> BoxFuture<'static, Result<(), BoxError>> + Send>;
 
 /// A worker: handlers, their state, and the configuration. Nothing happens before [`App::run`] or [`App::start`].
@@ -219,7 +216,7 @@ impl App {
         }
         self.set = arguments.set;
         match arguments.command {
-            Command::Run { until_idle } => self.run_worker(until_idle).await,
+            Command::Run { until_idle } => Box::pin(self.run_worker(until_idle)).await,
             Command::Check => {
                 let planned = self.plan()?;
                 terminal::line(&table::render(&planned.plan));
@@ -238,24 +235,24 @@ impl App {
                 });
                 Ok(())
             }
-            Command::Send(send) => command::send(self.plan()?, send).await,
+            Command::Send(send) => Box::pin(command::send(self.plan()?, send)).await,
         }
     }
 
-    async fn run_worker(self, until_idle: Option<Option<Duration>>) -> Result<(), AppError> {
+    async fn run_worker(self, until_idle: Option<Duration>) -> Result<(), AppError> {
         let planned = self.plan_after_logging()?;
         let mut signals = Signals::listen()
             .map_err(|error| AppError::failed("signals cannot be listened to", error))?;
         let deadline = planned.plan.shutdown_deadline();
         let mut running = tokio::select! {
-            started = planned.start() => started?,
+            started = Box::pin(planned.start()) => started?,
             // Stopping while it starts: nothing has been received, so there is nothing to drain.
             signal = signals.next() => {
                 tracing::info!(signal, "stopped while starting");
                 return Ok(());
             }
         };
-        let idle = until_idle.map(|horizon| running.idle(horizon.unwrap_or(IDLE_HORIZON)));
+        let idle = until_idle.map(|horizon| running.idle(horizon));
         let idle = async {
             match idle {
                 Some(idle) => idle.await,
@@ -287,7 +284,7 @@ impl App {
     pub async fn run_until(self, until: impl Future<Output = ()>) -> Result<(), AppError> {
         let planned = self.plan()?;
         let deadline = planned.plan.shutdown_deadline();
-        let mut running = planned.start().await?;
+        let mut running = Box::pin(planned.start()).await?;
         tokio::select! {
             () = until => {}
             () = running.failed() => {}
@@ -303,7 +300,7 @@ impl App {
     /// # Cancel safety
     /// Dropping the future starts nothing that stays.
     pub async fn start(self) -> Result<Running, AppError> {
-        self.plan()?.start().await
+        Box::pin(self.plan()?.start()).await
     }
 
     /// Checks everything that can be checked without a connection.

@@ -181,10 +181,10 @@ impl AppPlan {
             );
         }
         problems.is_empty().then(|| Self {
+            config,
             subscriptions,
             disabled,
             remarks,
-            config,
         })
     }
 

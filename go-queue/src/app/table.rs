@@ -66,7 +66,7 @@ pub(super) fn json(plan: &AppPlan) -> String {
             object["group"] = subscription
                 .group
                 .as_ref()
-                .map(|group| group.as_str())
+                .map(crate::name::Name::as_str)
                 .into();
             object["engine"] = engine(plan, subscription).into();
             object["options"] = options.into();

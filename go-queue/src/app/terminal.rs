@@ -32,11 +32,7 @@ pub(super) fn log(config: &LogConfig) {
         .with_max_level(level)
         .with_writer(io::stderr)
         .with_target(false);
-    let json = match config.format() {
-        LogFormat::Json => true,
-        LogFormat::Text => false,
-        LogFormat::Auto => false,
-    };
+    let json = config.format() == LogFormat::Json;
     // Set already: the program's own subscriber wins.
     let _ = if json {
         logs.json().try_init()

@@ -232,7 +232,7 @@ async fn ends(
         },
         on_retry: settings.on_retry.value,
         undecodable: settings.undecodable.value,
-        batch: subscription.is_batch().then(|| Batch {
+        batch: subscription.is_batch().then_some(Batch {
             size: settings.batch.value as usize,
             linger: settings.linger.value,
         }),

@@ -60,12 +60,12 @@ impl Pump {
         if self.claims.is_some() {
             self.table[ticket].claimed = true;
         }
-        if order != 0 {
-            if let Some(tail) = self.busy.insert(order, ticket) {
-                self.table[tail].next = ticket;
-                self.table[ticket].stage = Stage::Queued;
-                return;
-            }
+        if order != 0
+            && let Some(tail) = self.busy.insert(order, ticket)
+        {
+            self.table[tail].next = ticket;
+            self.table[ticket].stage = Stage::Queued;
+            return;
         }
         // No longer gathering, not yet ready.
         self.table[ticket].stage = Stage::Queued;

@@ -38,9 +38,9 @@ impl Pump {
             Decision::Settle(how) | Decision::Divert(how) => {
                 self.table[ticket].hows.push(how);
                 if divert {
-                    self.divert(ticket)
+                    self.divert(ticket);
                 } else {
-                    self.confirm(ticket)
+                    self.confirm(ticket);
                 }
             }
             Decision::Skip => {
@@ -72,11 +72,11 @@ impl Pump {
         for (outcome, attempt) in outcomes.iter().zip(attempts) {
             decisions.push(decide(&self.plan, outcome, attempt, fastrand::f64()));
         }
-        let failures = self.messages(place).zip(outcomes.iter().zip(&decisions));
-        if let Some((message, (outcome, decision))) = failures
-            .filter(|(_, (outcome, _))| !matches!(outcome, Outcome::Done | Outcome::Skip))
-            .next()
-        {
+        let failure = self
+            .messages(place)
+            .zip(outcomes.iter().zip(&decisions))
+            .find(|(_, (outcome, _))| !matches!(outcome, Outcome::Done | Outcome::Skip));
+        if let Some((message, (outcome, decision))) = failure {
             // One line for a batch: the first failure stands for the others.
             self.report(message, outcome, decision);
         }
@@ -102,9 +102,9 @@ impl Pump {
             })
             .collect();
         if divert {
-            self.divert(ticket)
+            self.divert(ticket);
         } else {
-            self.confirm(ticket)
+            self.confirm(ticket);
         }
     }
 

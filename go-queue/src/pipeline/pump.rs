@@ -380,13 +380,12 @@ impl Pump {
         } = delivery;
         let place = &mut self.places[index as usize];
         place.slot.load(message);
-        let polled = match early {
-            Some(outcome) => Poll::Ready(outcome),
-            None => {
-                self.counts.started += 1;
-                self.spent += 1;
-                place.slot.start(&mut Context::from_waker(&place.waker))
-            }
+        let polled = if let Some(outcome) = early {
+            Poll::Ready(outcome)
+        } else {
+            self.counts.started += 1;
+            self.spent += 1;
+            place.slot.start(&mut Context::from_waker(&place.waker))
         };
         if let Poll::Ready(Outcome::Done) = polled {
             self.counts.done += 1;
@@ -526,13 +525,12 @@ impl Pump {
         for message in entry.others.drain(..) {
             place.slot.add(message);
         }
-        let polled = match early {
-            Some(outcome) => Poll::Ready(outcome),
-            None => {
-                self.counts.started += entry.len() as u64;
-                self.spent += 1;
-                place.slot.start(&mut Context::from_waker(&place.waker))
-            }
+        let polled = if let Some(outcome) = early {
+            Poll::Ready(outcome)
+        } else {
+            self.counts.started += entry.len() as u64;
+            self.spent += 1;
+            place.slot.start(&mut Context::from_waker(&place.waker))
         };
         match polled {
             Poll::Pending => self.runs.push(&mut self.table, ticket),

@@ -45,7 +45,9 @@ async fn keys_stay_in_order(concurrency: usize, waiting: usize, lanes: usize) {
     let engine = memory();
     let all = (0..KEYS * EACH).map(|n| record(n % KEYS, n)).collect();
     publish(&engine, all).await;
-    let state: Arc<Mutex<HashMap<u64, (bool, Vec<u64>)>>> = Arc::default();
+    // By key: whether one runs, and which came.
+    type State = HashMap<u64, (bool, Vec<u64>)>;
+    let state: Arc<Mutex<State>> = Arc::default();
     let running = Arc::new(AtomicUsize::new(0));
     let peak = Arc::new(AtomicUsize::new(0));
     let script: Script = Arc::new({
@@ -71,7 +73,7 @@ async fn keys_stay_in_order(concurrency: usize, waiting: usize, lanes: usize) {
                 for _ in 0..n % 3 {
                     tokio::task::yield_now().await;
                 }
-                if n % 11 == 0 {
+                if n.is_multiple_of(11) {
                     tokio::time::sleep(Duration::from_millis(n % 4)).await;
                 }
                 running.fetch_sub(1, Ordering::SeqCst);
@@ -119,8 +121,8 @@ async fn keys_stay_in_order(concurrency: usize, waiting: usize, lanes: usize) {
     }
     assert!(peak.load(Ordering::SeqCst) <= concurrency * lanes);
     for (key, (_, seen)) in state.lock().expect("unpoisoned").iter() {
-        let want: Vec<u64> = (0..KEYS * EACH).filter(|n| n % KEYS == *key).collect();
-        assert_eq!(seen, &want, "key {key}");
+        let expected: Vec<u64> = (0..KEYS * EACH).filter(|n| n % KEYS == *key).collect();
+        assert_eq!(seen, &expected, "key {key}");
     }
     let dead = engine
         .dead_letters()

@@ -268,10 +268,12 @@ const TASKS: Capabilities = Capabilities {
     fenced: true,
 };
 
+type Say = Box<dyn FnMut(&Ask) -> Option<Verdict> + Send>;
+
 /// A store that answers what it is told, in slices, one turn later.
 struct Scribe {
-    verdict: Box<dyn FnMut(&Ask) -> Option<Verdict> + Send>,
-    log: Arc<Mutex<Vec<(u128, AskWhat)>>>,
+    verdict: Say,
+    log: AskLog,
     turns: Arc<AtomicUsize>,
 }
 
