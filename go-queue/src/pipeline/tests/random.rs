@@ -12,7 +12,15 @@ struct Case {
     claims: bool,
     redeliver: bool,
     steps: Vec<Step>,
-    abort: bool,
+    ending: Ending,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    /// Everything comes to its end by itself: nothing is stuck.
+    Drained,
+    Quiet,
+    Abort,
 }
 
 #[derive(Clone, Debug)]
@@ -41,16 +49,16 @@ fn case() -> impl Strategy<Value = Case> {
         any::<bool>(),
         any::<bool>(),
         proptest::collection::vec(step(), 1..40),
-        any::<bool>(),
+        prop_oneof![Just(Ending::Drained), Just(Ending::Quiet), Just(Ending::Abort)],
     )
-        .prop_map(|(concurrency, waiting, batch, claims, redeliver, steps, abort)| Case {
+        .prop_map(|(concurrency, waiting, batch, claims, redeliver, steps, ending)| Case {
             concurrency,
             waiting,
             batch,
             claims,
             redeliver,
             steps,
-            abort,
+            ending,
         })
 }
 
@@ -199,10 +207,14 @@ async fn play(case: Case) {
         let in_hand = lane.status.in_hand();
         assert!(in_hand <= case.concurrency + case.waiting, "{in_hand} in hand");
     }
-    if case.abort {
-        lane.control.abort();
-    } else {
-        lane.control.quiet();
+    match case.ending {
+        Ending::Drained => {
+            lane.until("everything ends", |status| status.in_hand() == 0 && end.left().is_empty())
+                .await;
+            lane.control.quiet();
+        }
+        Ending::Quiet => lane.control.quiet(),
+        Ending::Abort => lane.control.abort(),
     }
     let ended = tokio::time::timeout(Duration::from_secs(3600), lane.end).await;
     ended.expect("the lane ends").expect("without a panic").expect("cleanly");
