@@ -161,14 +161,7 @@ impl Reader<'_> {
             "timeout" => self.timeout(entry),
             "retry" => self.retry(entry),
             "rate" => self.rate(entry),
-            "linger" | "max_late" | "lease" => {
-                if let Some(time) = self.duration(entry, "10s") {
-                    self.set(key, &duration_tokens(time));
-                }
-                if key == "linger" {
-                    self.options.of_batch.push(entry.key.clone());
-                }
-            }
+            "linger" | "max_late" | "lease" => self.bounded(key, entry),
             "order" => {
                 let words = [("none", "None"), ("key", "Key"), ("partition", "Partition")];
                 self.choice(key, entry, &quote!(#krate::engine::Order), &words);
@@ -303,27 +296,57 @@ impl Reader<'_> {
         let Some(value) = self.is(entry, "") else {
             return;
         };
+        // The bounds of the configuration file.
+        let bounds = match key {
+            "concurrency" => 1..=1_000_000,
+            "waiting" => 0..=10_000_000,
+            "lanes" => 1..=256,
+            "batch" => 1..=65_536,
+            _ => 0..=u32::MAX,
+        };
         let number = syn::parse2::<syn::LitInt>(value.clone())
             .ok()
             .filter(|int| matches!(int.suffix(), "" | "u32"))
-            .and_then(|int| int.base10_parse::<u32>().ok());
-        let least = u32::from(!matches!(key, "waiting" | "priority"));
-        match number {
-            Some(number) if number >= least => {
-                self.set(key, &quote!(#number));
-                if key == "priority" {
-                    self.options.priority = Some(number);
-                }
+            .and_then(|int| int.base10_parse::<u32>().ok())
+            .filter(|number| bounds.contains(number));
+        if let Some(number) = number {
+            self.set(key, &quote!(#number));
+            if key == "priority" {
+                self.options.priority = Some(number);
             }
-            _ => {
-                let most = u32::MAX;
-                let message = format_args!("`{key}` is a whole number from {least} to {most}");
-                self.problems.at(value, message);
-            }
+        } else {
+            let (least, most) = bounds.into_inner();
+            let message = format_args!("`{key}` is a whole number from {least} to {most}");
+            self.problems.at(value, message);
         }
         if key == "batch" {
             self.options.of_batch.push(entry.key.clone());
         }
+    }
+
+    /// `linger`, `max_late` and `lease`, with the bounds of the configuration file.
+    fn bounded(&mut self, key: &str, entry: &Entry) {
+        if key == "linger" {
+            self.options.of_batch.push(entry.key.clone());
+        }
+        if key == "max_late" && entry.is_word("none") {
+            return;
+        }
+        let Some(time) = self.duration(entry, "10s") else {
+            return;
+        };
+        let why = match key {
+            "linger" if time > Duration::from_secs(3600) => "a batch waits at most `1h`",
+            "lease" if time < Duration::from_secs(1) => {
+                "a lease lasts at least `1s`: what renews it needs time to travel"
+            }
+            "lease" if time > Duration::from_secs(86_400) => "a lease lasts at most `1d`",
+            "max_late" if time.is_zero() => {
+                "no task is ever met in time for `0s`: write more, or leave `max_late` out"
+            }
+            _ => return self.set(key, &duration_tokens(time)),
+        };
+        self.problems.at(entry.value_tokens(), why);
     }
 
     fn timeout(&mut self, entry: &Entry) {
@@ -399,6 +422,9 @@ impl Reader<'_> {
     }
 
     fn rate(&mut self, entry: &Entry) {
+        if entry.is_word("none") {
+            return;
+        }
         let Some(text) = self.text(entry, "200/s") else {
             return;
         };

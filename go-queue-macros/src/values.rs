@@ -104,11 +104,12 @@ pub(crate) fn backoff(text: &str) -> Result<(Duration, Duration), String> {
 pub(crate) fn rate(text: &str) -> Result<(u32, Duration), String> {
     let fail = || format!("`{text}` is not a rate: write for example `200/s` or `10/m`");
     let (count, per) = text.split_once('/').ok_or_else(fail)?;
-    let per = per.trim();
-    let per = if per.starts_with(|c: char| c.is_ascii_digit()) {
-        duration(per)
-    } else {
-        duration(&format!("1{per}"))
+    let per = match per.trim() {
+        "s" | "sec" | "second" => Ok(Duration::from_secs(1)),
+        "m" | "min" | "minute" => Ok(Duration::from_secs(60)),
+        "h" | "hour" => Ok(Duration::from_secs(3600)),
+        "d" | "day" => Ok(Duration::from_secs(86_400)),
+        other => duration(other),
     };
     match (count.trim().parse(), per) {
         (Ok(count), Ok(per)) if count > 0 && !per.is_zero() => Ok((count, per)),
@@ -204,7 +205,17 @@ mod tests {
         assert_eq!(rate("200/s"), Ok((200, seconds(1))));
         assert_eq!(rate("10 / min"), Ok((10, seconds(60))));
         assert_eq!(rate("5/10s"), Ok((5, seconds(10))));
-        for bad in ["200", "0/s", "/s", "200/", "200/0s", "x/s", "200/fortnight"] {
+        assert_eq!(rate("1000/day"), Ok((1000, seconds(86_400))));
+        for bad in [
+            "200",
+            "0/s",
+            "/s",
+            "200/",
+            "200/0s",
+            "x/s",
+            "200/fortnight",
+            "200/ms",
+        ] {
             assert!(rate(bad).is_err(), "{bad}");
         }
     }

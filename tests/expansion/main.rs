@@ -317,6 +317,27 @@ fn a_batch_of_which_nothing_decodes_does_not_reach_the_handler() {
     );
 }
 
+#[test]
+fn the_bounds_of_numbers_are_those_of_the_configuration() {
+    use go_queue::config;
+    #[kq_handler(
+        topic = "most",
+        concurrency = 1_000_000,
+        waiting = 10_000_000,
+        lanes = 256,
+        batch = 65_536,
+        lease = "1s"
+    )]
+    async fn most(_: Vec<u8>) {}
+    let want = Options::NONE
+        .with_concurrency(config::MAX_CONCURRENCY)
+        .with_waiting(config::MAX_WAITING)
+        .with_lanes(config::MAX_LANES)
+        .with_batch(config::MAX_BATCH)
+        .with_lease(config::MIN_LEASE);
+    assert_eq!(def::<most>().options, want);
+}
+
 /// Fails as it is told.
 struct Fickle;
 

@@ -16,4 +16,9 @@ async fn c(ids: Vec<u64>) {
     drop(ids);
 }
 
+#[kq_handler(topic = "d", lease = "500ms", linger = "2h")]
+async fn d(ids: Vec<u64>) {
+    drop(ids);
+}
+
 fn main() {}
