@@ -41,7 +41,7 @@ pub(super) struct Line {
     /// Came too late, counted here and by the writer.
     pub(super) stale: u64,
     empty: bool,
-    next_due: Option<i64>,
+    next_due: Option<WallTime>,
     down: Option<Arc<str>>,
     up: bool,
     pub(super) quiet: bool,
@@ -180,7 +180,7 @@ impl Line {
     pub(super) fn health(&self, turn: &mut Turn, settled: bool) {
         let health = &mut turn.health;
         health.stale = self.stale;
-        health.next_due = self.next_due.map(WallTime::from_millis);
+        health.next_due = self.next_due;
         health.empty = self.empty
             && settled
             && self.waiting == 0

@@ -1,7 +1,8 @@
 //! The tables, and how a file becomes one of ours.
 //!
 //! A job row is inserted once and deleted once, so that bodies are never rewritten; where a job stands is said by the
-//! small tables `ready`, `timer`, `lease` and `dead`. Due times are wall time, leases hang on boot time.
+//! small tables `ready`, `timer`, `lease` and `dead`. Due times are wall time in nanoseconds, leases hang on boot time; what
+//! people read is in milliseconds.
 
 use std::path::Path;
 use std::sync::Arc;

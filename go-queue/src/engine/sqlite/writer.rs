@@ -73,8 +73,8 @@ pub(super) struct Sub {
     pub(super) credit: usize,
     /// There may be something to hand out.
     pub(super) maybe: bool,
-    /// The first due time known, in milliseconds.
-    pub(super) next_due: Option<i64>,
+    /// The first due time known.
+    pub(super) next_due: Option<WallTime>,
     pub(super) kind: Kind,
     post: Post,
 }
@@ -95,7 +95,7 @@ struct Post {
     stale: u64,
     spare: Vec<Vec<Settlement>>,
     /// What a look found: nothing to hand out, and the next due time.
-    looked: Option<(bool, Option<i64>)>,
+    looked: Option<(bool, Option<WallTime>)>,
 }
 
 impl Sub {
@@ -149,7 +149,7 @@ impl Sub {
         self.post.slices.push(slice);
     }
 
-    pub(super) fn looked(&mut self, empty: bool, next_due: Option<i64>) {
+    pub(super) fn looked(&mut self, empty: bool, next_due: Option<WallTime>) {
         self.maybe = !empty;
         self.next_due = next_due;
         self.post.looked = Some((empty, next_due));
@@ -522,7 +522,7 @@ impl Writer {
 
     /// Whether some end would get something from a claim. Without other work, looks before the write lock is taken.
     fn look(&mut self, has_work: bool) -> bool {
-        let now = self.shared.clock.now().as_millis();
+        let now = self.shared.clock.now();
         let mut any = false;
         let Self { subs, conn, .. } = self;
         for sub in subs.iter_mut() {
@@ -787,7 +787,7 @@ impl Writer {
 
     fn answer(&mut self, request: Request, answers: &mut Vec<Answer>) {
         match request {
-            Request::Put(put) => answers.push(Answer::Put(put.reply, put.answers)),
+            Request::Put(put) => answers.push(Answer::Put(put.reply, put.slice, put.answers)),
             Request::Job(job) => answers.push(Answer::Job(job)),
             Request::Tube(mut turn) => {
                 let Some(at) = self.subs.iter().position(|sub| sub.no == turn.sub) else { return };
@@ -906,7 +906,7 @@ impl Writer {
         let wall = self.shared.clock.now();
         for sub in self.subs.iter().filter(|sub| sub.credit > 0) {
             if let Some(at) = sub.next_due {
-                pause = pause.min(WallTime::from_millis(at).since(wall));
+                pause = pause.min(at.since(wall));
             }
         }
         if pause.is_zero() || !self.shared.queue.doze() {
@@ -947,7 +947,7 @@ fn refuse(request: Request, failure: &Failure) {
         Request::Put(put) => {
             let answers = put.slice.iter().map(|_| Err(failure.publish())).collect();
             // Whoever asked may have gone.
-            let _ = put.reply.send(answers);
+            let _ = put.reply.send((put.slice, answers));
         }
         Request::Job(job) => job.finish(Err(failure.clone())),
         // Void: the leases go back with the session.
