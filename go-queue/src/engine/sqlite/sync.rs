@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::failure::Failure;
 use super::mailbox::Mailbox;
@@ -132,7 +132,7 @@ impl Syncer {
                 }
                 std::mem::swap(&mut waiting.answers, &mut answers);
             }
-            let began = Instant::now();
+            let began = super::host::monotonic();
             let synced = log.sync_data();
             self.count.fetch_add(1, Ordering::Relaxed);
             let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
