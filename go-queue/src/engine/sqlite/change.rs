@@ -71,7 +71,6 @@ fn pick(tx: &mut Tx<'_>, store: i64, task: &TaskId) -> rusqlite::Result<Place> {
     if dead {
         return Ok(Place::Over);
     }
-    let at = millis_up(WallTime::from_nanos(due));
     let mut attempts: Option<i64> = tx
         .conn
         .prepare_cached("DELETE FROM ready WHERE tube=?1 AND pri=?2 AND id=?3 RETURNING attempts")?
@@ -81,7 +80,7 @@ fn pick(tx: &mut Tx<'_>, store: i64, task: &TaskId) -> rusqlite::Result<Place> {
         attempts = tx
             .conn
             .prepare_cached("DELETE FROM timer WHERE tube=?1 AND at=?2 AND id=?3 RETURNING attempts")?
-            .query_row([tube, at, id], |row| row.get(0))
+            .query_row([tube, due, id], |row| row.get(0))
             .optional()?;
     }
     if attempts.is_none() {
@@ -140,7 +139,7 @@ fn reschedule(tx: &mut Tx<'_>, store: i64, task: &TaskId, to: WallTime) -> rusql
             if due <= tx.wall {
                 make_ready(tx, tube, pri, id, attempts)?;
             } else {
-                wait(tx, tube, millis_up(due), id, pri, attempts)?;
+                wait(tx, tube, due, id, pri, attempts)?;
             }
             tx.effects.wake(tube);
             tx.effects.sync = true;

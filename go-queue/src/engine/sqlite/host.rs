@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Instant;
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -15,10 +16,13 @@ pub(super) fn boot_millis() -> i64 {
     #[cfg(not(target_os = "linux"))]
     const CLOCK: ClockId = ClockId::Monotonic;
     let now = clock_gettime(CLOCK);
-    // tv_sec is 64 bits here, and 32 on some platforms.
-    #[allow(clippy::useless_conversion, clippy::allow_attributes, reason = "the width depends on the platform")]
-    let seconds = i64::from(now.tv_sec);
-    seconds.saturating_mul(1000) + i64::try_from(now.tv_nsec / 1_000_000).unwrap_or(0)
+    now.tv_sec.saturating_mul(1000) + now.tv_nsec / 1_000_000
+}
+
+/// The clock by which the engine's own threads wait: the system's, which no test pauses.
+#[expect(clippy::disallowed_methods, reason = "an OS thread sleeps by the clock of the OS")]
+pub(super) fn monotonic() -> Instant {
+    Instant::now()
 }
 
 /// Names this boot of the machine; leases of another boot are void.

@@ -167,9 +167,8 @@ impl Instance {
         match File::options().read(true).write(true).open(self.folder.join(format!("{name}.lock"))) {
             Ok(file) => match file.try_lock() {
                 Ok(()) => true,
-                Err(TryLockError::WouldBlock) => false,
-                // Not known: the lease decides.
-                Err(TryLockError::Error(_)) => false,
+                // Held, or not known: then the lease decides.
+                Err(TryLockError::WouldBlock | TryLockError::Error(_)) => false,
             },
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         }

@@ -17,6 +17,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How soon again while there is more to do.
 const SOON: Duration = Duration::from_millis(20);
 
+/// Pages go back to the disk only when nobody has asked for anything for so long.
+const IDLE: Duration = Duration::from_millis(200);
+
 /// The most rows that one step removes.
 const STEP: i64 = 1000;
 
@@ -86,7 +89,9 @@ impl Keeper {
             }
             groups(writer, warn)?;
         }
-        more |= vacuum(writer).map_err(|e| Failure::from(&e))?;
+        if now.duration_since(writer.worked_at()) > IDLE {
+            more |= vacuum(writer).map_err(|e| Failure::from(&e))?;
+        }
         Ok(more)
     }
 }
@@ -94,7 +99,7 @@ impl Keeper {
 /// Where SQLite must not checkpoint by itself: does it while this thread holds the write lock, so that no commit can begin
 /// the log anew meanwhile.
 fn checkpoint(writer: &Writer) -> rusqlite::Result<()> {
-    let (_, Some(second)) = writer.checkpoint_parts() else { return Ok(()) };
+    let Some(second) = writer.checkpointer() else { return Ok(()) };
     writer.conn.execute_batch("BEGIN IMMEDIATE")?;
     let done = second.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
     writer.conn.execute_batch("ROLLBACK")?;
@@ -196,7 +201,7 @@ fn retain_topic(writer: &mut Writer, config: &TopicConfig, parts: &[Part]) -> Re
     let now = writer.shared.clock.now();
     let before = config.age.map(|age| now.saturating_sub(age).as_millis());
     let total: i64 = parts.iter().map(|part| part.bytes).sum();
-    let mut excess = config
+    let excess = config
         .size
         .map_or(0, |size| total.saturating_sub(i64::try_from(size).unwrap_or(i64::MAX)))
         .max(0);
@@ -210,13 +215,13 @@ fn retain_topic(writer: &mut Writer, config: &TopicConfig, parts: &[Part]) -> Re
             continue;
         }
         // Each partition gives its share of what is too much, so that none is emptied for the others.
-        let mut share = if total > 0 { ((i128::from(excess) * i128::from(part.bytes)) / i128::from(total)) as i64 } else { 0 };
+        let share = i128::from(excess) * i128::from(part.bytes) / i128::from(total.max(1));
+        let mut share = i64::try_from(share).unwrap_or(i64::MAX);
         let cut = cut(writer, part, end, before, &mut share).map_err(|e| Failure::from(&e))?;
         let Some((upto, bytes, rows)) = cut else { continue };
         more |= rows >= STEP;
         let (gid, low) = (part.gid, part.low);
         writer.small(|tx, _| remove(tx, gid, low, upto, bytes))?;
-        excess = excess.max(0);
     }
     Ok(more)
 }

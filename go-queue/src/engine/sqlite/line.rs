@@ -23,6 +23,7 @@ pub(super) const UNDER_WAY: u32 = 2;
 const CLOSE: Duration = Duration::from_secs(5);
 
 /// The way of one end to the writer.
+#[expect(clippy::struct_excessive_bools, reason = "each is a step of its life, or a word of the writer")]
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) handle: Arc<Handle>,
@@ -41,7 +42,7 @@ pub(super) struct Line {
     /// Came too late, counted here and by the writer.
     pub(super) stale: u64,
     empty: bool,
-    next_due: Option<i64>,
+    next_due: Option<WallTime>,
     down: Option<Arc<str>>,
     up: bool,
     pub(super) quiet: bool,
@@ -152,9 +153,9 @@ impl Line {
     pub(super) fn next<T>(&mut self, make: impl FnOnce(&Slice, &super::mailbox::Row) -> T) -> Option<T> {
         loop {
             let slice = self.ahead.front_mut()?;
-            if let Some(row) = slice.rows.pop_front() {
+            if let Some(taken) = slice.rows.pop_front() {
                 self.waiting -= 1;
-                let made = make(slice, &row);
+                let made = make(slice, &taken);
                 if slice.rows.is_empty() {
                     self.ahead.pop_front();
                 }
@@ -180,7 +181,7 @@ impl Line {
     pub(super) fn health(&self, turn: &mut Turn, settled: bool) {
         let health = &mut turn.health;
         health.stale = self.stale;
-        health.next_due = self.next_due.map(WallTime::from_millis);
+        health.next_due = self.next_due;
         health.empty = self.empty
             && settled
             && self.waiting == 0

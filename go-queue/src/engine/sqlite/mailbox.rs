@@ -97,8 +97,8 @@ pub(super) struct Inbox {
     pub(super) spare: Vec<Vec<Settlement>>,
     /// The last look found nothing to hand out.
     pub(super) empty: bool,
-    /// The next due time of the place in milliseconds.
-    pub(super) next_due: Option<i64>,
+    /// The next due time of the place.
+    pub(super) next_due: Option<WallTime>,
     /// Why the store does not serve now.
     pub(super) down: Option<Arc<str>>,
     /// The writer has ended.

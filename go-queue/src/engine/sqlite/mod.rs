@@ -37,7 +37,6 @@ use std::fmt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -127,10 +126,11 @@ impl Config {
 #[derive(Clone, Debug)]
 pub struct Sqlite(Arc<Handle>);
 
-/// Keeps the writer's threads.
+/// Keeps the writer at work.
 struct Handle {
     shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Comes when the threads have ended and the file is closed.
+    ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl fmt::Debug for Handle {
@@ -154,7 +154,7 @@ impl Handle {
         F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (request, answer) = Ask::new(run);
+        let (request, answer) = Ask::of(run);
         if self.shared.queue.push(request).is_err() {
             return Err(Failure::Closed.engine(what));
         }
@@ -187,18 +187,21 @@ impl Sqlite {
             what: format!("open {path}"),
             why: Arc::from(why),
         };
-        let writer = std::thread::Builder::new()
+        let (last, ended) = oneshot::channel();
+        std::thread::Builder::new()
             .name("go-queue-sqlite".to_owned())
             .spawn(move || {
                 // A clock that follows tokio's is read here.
                 let _runtime = runtime.enter();
                 work(config, clock, said);
+                // Nobody may wait for it.
+                let _ = last.send(());
             })
             .map_err(|error| unusable(format!("no thread could be started: {error}")))?;
         let shared = opened
             .await
             .map_err(|_| unusable("the writer ended without a word".to_owned()))??;
-        Ok(Self(Arc::new(Handle { shared, threads: Mutex::new(vec![writer]) })))
+        Ok(Self(Arc::new(Handle { shared, ended: Mutex::new(Some(ended)) })))
     }
 
     /// How often and how long the disk was waited for: the cost of [`Durability::Power`].
@@ -307,7 +310,6 @@ fn work(config: Config, clock: Clock, said: Opening) {
             opened.checkpointer,
             instance,
             bell,
-            path.clone(),
             soft_pages,
         );
         writer.begin().map_err(|failure| failure.engine("enter the file"))?;
@@ -399,13 +401,11 @@ impl Engine for Sqlite {
     fn close(&self) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async {
             self.0.shared.queue.close();
-            let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
-            let joined = tokio::task::spawn_blocking(move || {
-                threads.into_iter().all(|thread| thread.join().is_ok())
-            });
-            match joined.await {
-                Ok(true) => Ok(()),
-                Ok(false) | Err(_) => Err(EngineError::Unavailable {
+            let ended = self.0.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+            match ended {
+                // Closed before, or being closed by somebody else.
+                None => Ok(()),
+                Some(ended) => ended.await.map_err(|_| EngineError::Unavailable {
                     engine: ENGINE,
                     what: "close the file".to_owned(),
                     why: Arc::from("its writer had failed"),

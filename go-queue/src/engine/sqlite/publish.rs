@@ -1,19 +1,22 @@
 //! The producing side.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::failure::{ENGINE, Failure};
-use super::queue::{Put, Request};
+use super::queue::{Answers, Put, Request};
 use super::tube::Stored;
 use super::Handle;
 use crate::engine::{BoxFuture, Outgoing, Publish, PublishError, Published};
-use crate::message::Id;
 use crate::name::Place;
 
 /// So many messages go into one transaction, so that no slice holds the write lock for long.
 const CHUNK: usize = 1024;
+
+/// So many chunks of one slice are under way.
+const UNDER_WAY: usize = 4;
 
 /// The producing side of the engine.
 #[derive(Debug)]
@@ -35,33 +38,60 @@ impl Publisher {
         }
     }
 
-    async fn put(&self, slice: Vec<Outgoing>, into: &mut Vec<Result<Published, PublishError>>) {
-        let ids: Vec<(Id, bool)> =
-            slice.iter().map(|out| (out.id, matches!(out.place, Place::Tube(_)))).collect();
+    /// Hands a chunk to the writer.
+    fn put(&self, slice: Vec<Outgoing>) -> Pending {
         let (reply, answer) = oneshot::channel();
         let put = Put { answers: Vec::with_capacity(slice.len()), slice, reply };
-        let answers = match self.0.shared.queue.push(Request::Put(put)) {
-            Ok(()) => answer.await.ok(),
-            Err(_) => None,
-        };
-        let Some(answers) = answers else {
-            into.extend(ids.iter().map(|_| Err(Failure::Closed.publish())));
-            return;
-        };
-        let store = self.0.shared.store;
-        into.extend(answers.into_iter().zip(ids).map(|(answer, (id, task))| {
-            answer.map(|stored| published(store, id, task, stored))
-        }));
+        match self.0.shared.queue.push(Request::Put(put)) {
+            Ok(()) => Pending::Asked(answer),
+            Err(Request::Put(put)) => Pending::Closed(put.slice.len()),
+            Err(_) => Pending::Closed(0),
+        }
+    }
+
+    /// Waits for the answers of a chunk.
+    async fn answers(&self, pending: Pending, into: &mut Vec<Result<Published, PublishError>>) {
+        match pending {
+            Pending::Asked(answer) => {
+                // The writer answers every put, also when it ends; without an answer it has failed.
+                let Ok((slice, answers)) = answer.await else {
+                    into.push(Err(Failure::Closed.publish()));
+                    return;
+                };
+                let store = self.0.shared.store;
+                into.extend(answers.into_iter().zip(slice).map(|(answer, out)| {
+                    answer.map(|stored| published(store, &out, stored))
+                }));
+            }
+            Pending::Closed(n) => into.extend((0..n).map(|_| Err(Failure::Closed.publish()))),
+            Pending::Refused(error) => into.push(Err(error)),
+        }
     }
 }
 
-fn published(store: i64, id: Id, task: bool, stored: Stored) -> Published {
-    if task {
-        let token = super::change::token(store, stored.number);
-        Published { id, existed: stored.existed, token: Some(token), partition: 0, offset: 0 }
-    } else {
-        let (partition, offset) = (stored.partition, stored.number);
-        Published { id, existed: false, token: None, partition, offset }
+/// The answers of one chunk, not there yet.
+enum Pending {
+    Asked(oneshot::Receiver<(Vec<Outgoing>, Answers)>),
+    Closed(usize),
+    Refused(PublishError),
+}
+
+fn published(store: i64, out: &Outgoing, stored: Stored) -> Published {
+    match out.place {
+        Place::Tube(_) => Published {
+            id: out.id,
+            existed: stored.existed,
+            token: Some(super::change::token(store, stored.number)),
+            partition: 0,
+            offset: 0,
+        },
+        Place::Topic(_) => Published {
+            id: out.id,
+            existed: false,
+            token: None,
+            partition: stored.partition,
+            offset: stored.number,
+        },
     }
 }
 
@@ -70,24 +100,36 @@ impl Publish for Publisher {
         Box::pin(async move {
             let mut answers = Vec::with_capacity(slice.len());
             if slice.len() <= CHUNK && slice.iter().all(|out| self.check(out).is_ok()) {
-                self.put(slice, &mut answers).await;
+                self.answers(self.put(slice), &mut answers).await;
                 return answers;
             }
+            // Several chunks are under way, so that one is stored while the last is synced.
+            let mut pending = VecDeque::new();
             let mut chunk = Vec::with_capacity(CHUNK.min(slice.len()));
             for out in slice {
                 let checked = self.check(&out);
-                if checked.is_ok() {
+                let refused = checked.is_err();
+                if !refused {
                     chunk.push(out);
                 }
-                if chunk.len() == CHUNK || (checked.is_err() && !chunk.is_empty()) {
-                    self.put(std::mem::take(&mut chunk), &mut answers).await;
+                if !chunk.is_empty() && (refused || chunk.len() == CHUNK) {
+                    pending.push_back(self.put(std::mem::take(&mut chunk)));
+                    chunk.reserve(CHUNK);
                 }
                 if let Err(error) = checked {
-                    answers.push(Err(error));
+                    pending.push_back(Pending::Refused(error));
+                }
+                while pending.len() > UNDER_WAY
+                    && let Some(first) = pending.pop_front()
+                {
+                    self.answers(first, &mut answers).await;
                 }
             }
             if !chunk.is_empty() {
-                self.put(chunk, &mut answers).await;
+                pending.push_back(self.put(chunk));
+            }
+            for rest in pending {
+                self.answers(rest, &mut answers).await;
             }
             answers
         })

@@ -160,6 +160,7 @@ impl Queue {
     }
 
     /// Hands a request over, or gives it back if the engine was closed.
+    #[expect(clippy::result_large_err, reason = "what is not taken goes back to who has it, once at the end")]
     pub(super) fn push(&self, request: Request) -> Result<(), Request> {
         let wake = {
             let mut waiting = self.lock();
@@ -233,7 +234,7 @@ where
     T: Send + 'static,
 {
     /// The request, and where its answer comes.
-    pub(super) fn new(run: F) -> (Request, oneshot::Receiver<Result<T, Failure>>) {
+    pub(super) fn of(run: F) -> (Request, oneshot::Receiver<Result<T, Failure>>) {
         let (reply, answer) = oneshot::channel();
         (Request::Job(Box::new(Self { run, value: None, reply })), answer)
     }

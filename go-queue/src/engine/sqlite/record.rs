@@ -88,16 +88,15 @@ pub(super) fn append(
 
 /// Takes the next offset of a partition. Written back once, at the end of the transaction.
 fn next_offset(tx: &mut Tx<'_>, gid: i64, size: i64) -> rusqlite::Result<i64> {
-    let at = match tx.tails.iter().position(|tail| tail.gid == gid) {
-        Some(at) => at,
-        None => {
-            let next = tx
-                .conn
-                .prepare_cached("SELECT next FROM part WHERE gid=?1")?
-                .query_row([gid], |row| row.get(0))?;
-            tx.tails.push(Tail { gid, next, bytes: 0 });
-            tx.tails.len() - 1
-        }
+    let at = if let Some(at) = tx.tails.iter().position(|tail| tail.gid == gid) {
+        at
+    } else {
+        let next = tx
+            .conn
+            .prepare_cached("SELECT next FROM part WHERE gid=?1")?
+            .query_row([gid], |row| row.get(0))?;
+        tx.tails.push(Tail { gid, next, bytes: 0 });
+        tx.tails.len() - 1
     };
     let tail = &mut tx.tails[at];
     let offset = tail.next;

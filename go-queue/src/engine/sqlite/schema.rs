@@ -1,7 +1,8 @@
 //! The tables, and how a file becomes one of ours.
 //!
 //! A job row is inserted once and deleted once, so that bodies are never rewritten; where a job stands is said by the
-//! small tables `ready`, `timer`, `lease` and `dead`. Due times are wall time, leases hang on boot time.
+//! small tables `ready`, `timer`, `lease` and `dead`. Due times are wall time in nanoseconds, leases hang on boot time; what
+//! people read is in milliseconds.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -109,6 +110,7 @@ fn at_open(path: &Path, error: &rusqlite::Error) -> EngineError {
 }
 
 /// The wait for a lock: short at first, because the one who has it commits in microseconds, and with an end.
+#[expect(clippy::disallowed_methods, reason = "called by SQLite, on the writer's own thread")]
 pub(super) fn wait_for_lock(tries: i32) -> bool {
     let pause = match tries {
         0..4 => Duration::from_micros(50),
@@ -213,7 +215,7 @@ pub(super) fn open(path: &Path, quota: Option<u64>) -> Result<Opened, EngineErro
         .query_row("SELECT value FROM meta WHERE name='store'", [], |row| row.get(0))
         .map_err(sql)?;
 
-    let quota = quota.unwrap_or_else(|| ((size + system.free) / 2).clamp(1 << 20, 1 << 30).max(size * 2));
+    let quota = quota.unwrap_or_else(|| (u64::midpoint(size, system.free)).clamp(1 << 20, 1 << 30).max(size * 2));
     let pages = i64::try_from((quota / PAGE).max(256)).unwrap_or(i64::MAX);
     conn.query_row(&format!("PRAGMA max_page_count={pages}"), [], |_| Ok(())).map_err(sql)?;
     if host::sync_folder(folder).is_err() {

@@ -6,21 +6,21 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::failure::Failure;
 use super::mailbox::Mailbox;
-use super::queue::Job;
-use super::tube::Stored;
-use crate::engine::PublishError;
+use super::queue::{Answers, Job};
+use crate::engine::Outgoing;
 use tokio::sync::oneshot;
 
 /// What a producer waits for.
-pub(super) type Reply = oneshot::Sender<Vec<Result<Stored, PublishError>>>;
+pub(super) type Reply = oneshot::Sender<(Vec<Outgoing>, Answers)>;
 
 /// An answer that is ready to leave.
 pub(super) enum Answer {
-    Put(Reply, Vec<Result<Stored, PublishError>>),
+    /// The messages go back with it, so that their memory is freed by who had it.
+    Put(Reply, Vec<Outgoing>, Answers),
     Confirm(Arc<Mailbox>, u32),
     Job(Box<dyn Job>),
 }
@@ -29,7 +29,7 @@ impl Answer {
     /// Sends it.
     pub(super) fn send(self, end: Result<(), &Failure>) {
         match self {
-            Self::Put(reply, mut answers) => {
+            Self::Put(reply, slice, mut answers) => {
                 if let Err(failure) = end {
                     for answer in &mut answers {
                         if answer.is_ok() {
@@ -38,7 +38,7 @@ impl Answer {
                     }
                 }
                 // Whoever asked may have gone.
-                let _ = reply.send(answers);
+                let _ = reply.send((slice, answers));
             }
             // After a failed sync the settlement is in the log all the same, and the log is written again with the next
             // checkpoint: what a power cut may undo is a second run, not a loss.
@@ -132,7 +132,7 @@ impl Syncer {
                 }
                 std::mem::swap(&mut waiting.answers, &mut answers);
             }
-            let began = Instant::now();
+            let began = super::host::monotonic();
             let synced = log.sync_data();
             self.count.fetch_add(1, Ordering::Relaxed);
             let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::delivery::{Delivery, How, Notice, Receipt, Settlement};
 use crate::engine::{
-    DEFAULT_PRIORITY, DeadQuery, Order, Outgoing, PublishError, Published, Rescheduled, Revoked, Start, TaskId, Turn,
+    DEFAULT_PRIORITY, DeadQuery, Outgoing, PublishError, Published, Rescheduled, Revoked, TaskId, Turn,
 };
 use crate::message::{Body, ContentType, Flags, Id};
 use crate::time::WallTime;

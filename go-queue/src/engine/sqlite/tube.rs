@@ -102,7 +102,7 @@ pub(super) fn put(
             ready.raw_bind_parameter(3, id)?;
             ready.raw_execute()?;
         } else {
-            wait(tx, tube, millis_up(due), id, i64::from(out.priority), 0)?;
+            wait(tx, tube, due, id, i64::from(out.priority), 0)?;
         }
         stored_any = true;
         answers.push(Ok(Stored { existed: false, number: id, partition: 0 }));
@@ -127,10 +127,10 @@ fn known(tx: &Tx<'_>, tube: i64, uid: &[u8]) -> rusqlite::Result<Option<i64>> {
 }
 
 /// Puts a job into the timer.
-pub(super) fn wait(tx: &Tx<'_>, tube: i64, at: i64, id: i64, pri: i64, attempts: i64) -> rusqlite::Result<()> {
+pub(super) fn wait(tx: &Tx<'_>, tube: i64, at: WallTime, id: i64, pri: i64, attempts: i64) -> rusqlite::Result<()> {
     tx.conn
         .prepare_cached("INSERT INTO timer(tube, at, id, pri, attempts) VALUES(?1, ?2, ?3, ?4, ?5)")?
-        .execute([tube, at, id, pri, attempts])?;
+        .execute([tube, at.as_nanos(), id, pri, attempts])?;
     Ok(())
 }
 
@@ -143,9 +143,9 @@ pub(super) fn make_ready(tx: &Tx<'_>, tube: i64, pri: i64, id: i64, attempts: i6
 }
 
 /// The first due time of a tube that is in its timer.
-pub(super) fn next_due(conn: &rusqlite::Connection, tube: i64) -> rusqlite::Result<Option<i64>> {
+pub(super) fn next_due(conn: &rusqlite::Connection, tube: i64) -> rusqlite::Result<Option<WallTime>> {
     conn.prepare_cached("SELECT at FROM timer WHERE tube=?1 ORDER BY at LIMIT 1")?
-        .query_row([tube], |row| row.get(0))
+        .query_row([tube], |row| row.get(0).map(WallTime::from_nanos))
         .optional()
 }
 
@@ -159,8 +159,8 @@ pub(super) fn has_ready(conn: &rusqlite::Connection, tube: i64) -> rusqlite::Res
 }
 
 /// Moves due jobs to the ready ones. Answers the next due time.
-fn promote(tx: &Tx<'_>, tube: i64) -> rusqlite::Result<Option<i64>> {
-    let now = tx.now_ms();
+fn promote(tx: &Tx<'_>, tube: i64) -> rusqlite::Result<Option<WallTime>> {
+    let now = tx.wall;
     let first = next_due(tx.conn, tube)?;
     if first.is_none_or(|at| at > now) {
         return Ok(first);
@@ -168,9 +168,9 @@ fn promote(tx: &Tx<'_>, tube: i64) -> rusqlite::Result<Option<i64>> {
     let last: Option<(i64, i64)> = tx
         .conn
         .prepare_cached("SELECT at, id FROM timer WHERE tube=?1 AND at<=?2 ORDER BY at, id LIMIT 1 OFFSET ?3")?
-        .query_row([tube, now, PROMOTE - 1], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row([tube, now.as_nanos(), PROMOTE - 1], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let (at, id) = last.unwrap_or((now, i64::MAX));
+    let (at, id) = last.unwrap_or((now.as_nanos(), i64::MAX));
     tx.conn
         .prepare_cached(
             "INSERT INTO ready(tube, pri, id, attempts)
@@ -189,7 +189,7 @@ pub(super) struct Claimed {
     pub(super) slice: Slice,
     /// Nothing more is ready.
     pub(super) exhausted: bool,
-    pub(super) next_due: Option<i64>,
+    pub(super) next_due: Option<WallTime>,
 }
 
 /// Leases up to `n` ready jobs of a tube to a session.
@@ -375,7 +375,7 @@ fn back(tx: &mut Tx<'_>, session: u32, id: i64, after: Duration, counted: bool) 
     if after.is_zero() {
         make_ready(tx, lease.tube, lease.pri, id, attempts)?;
     } else {
-        wait(tx, lease.tube, millis_up(tx.wall.saturating_add(after)), id, lease.pri, attempts)?;
+        wait(tx, lease.tube, tx.wall.saturating_add(after), id, lease.pri, attempts)?;
     }
     tx.effects.wake(lease.tube);
     Ok(true)

@@ -141,15 +141,14 @@ impl<'a> Tx<'a> {
     ///
     /// Producers are stopped before the file is full, so that consumers can still claim and settle.
     pub(super) fn take_room(&mut self, bytes: usize) -> rusqlite::Result<bool> {
-        let room = match self.room {
-            Some(room) => room,
-            None => {
-                let read = |pragma: &str| -> rusqlite::Result<i64> {
-                    self.conn.prepare_cached(pragma)?.query_row([], |row| row.get(0))
-                };
-                let used = read("PRAGMA page_count")? - read("PRAGMA freelist_count")?;
-                (self.soft_pages - used).saturating_mul(i64::try_from(PAGE).unwrap_or(4096))
-            }
+        let room = if let Some(room) = self.room {
+            room
+        } else {
+            let read = |pragma: &str| -> rusqlite::Result<i64> {
+                self.conn.prepare_cached(pragma)?.query_row([], |row| row.get(0))
+            };
+            let used = read("PRAGMA page_count")? - read("PRAGMA freelist_count")?;
+            (self.soft_pages - used).saturating_mul(i64::try_from(PAGE).unwrap_or(4096))
         };
         // The rows beside the body, and half of it again for pages that are not full.
         let needs = i64::try_from(bytes + bytes / 2 + 256).unwrap_or(i64::MAX);

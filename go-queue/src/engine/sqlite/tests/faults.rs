@@ -102,10 +102,13 @@ async fn files_are_for_this_user_only() {
 async fn processes_that_start_at_once_on_a_new_file_all_come_up() {
     for _ in 0..5 {
         let folder = tempfile::tempdir().expect("a folder");
-        let opening = (0..6).map(|_| tokio::spawn(Sqlite::open(config(folder.path()), Clock::system())));
+        let mut opening = tokio::task::JoinSet::new();
+        for _ in 0..6 {
+            opening.spawn(Sqlite::open(config(folder.path()), Clock::system()));
+        }
         let mut engines = Vec::new();
-        for one in opening.collect::<Vec<_>>() {
-            engines.push(one.await.expect("no panic").expect("opens"));
+        while let Some(one) = opening.join_next().await {
+            engines.push(one.expect("no panic").expect("opens"));
         }
         for engine in &engines {
             send(engine, task(b"x")).await;
@@ -301,12 +304,13 @@ async fn role_of_a_child_process() {
     writeln!(out, "holding {}", got.len()).expect("said");
     // Goes on as soon as the parent says so; by then it may have been stopped for long.
     let (said, heard) = oneshot::channel();
-    std::thread::spawn(move || {
+    let listener = std::thread::Builder::new().spawn(move || {
         let mut line = String::new();
         std::io::stdin().read_line(&mut line).expect("read");
         // The other end waits for it.
         let _ = said.send(());
     });
+    listener.expect("a thread");
     heard.await.expect("the parent lives");
     hand.ack_all(&got);
     hand.until("stale settlements", 0, |hand| hand.turn.health.stale >= 3).await;
@@ -383,7 +387,7 @@ async fn a_stopped_process_loses_its_lease_and_what_it_says_later_is_void() {
     tokio::task::block_in_place(|| child.line("holding 3"));
     let mut hand = Hand::tube(&engine).await;
     // Renewed by itself: more than one lease passes.
-    hand.nothing_for(Duration::from_millis(2000)).await;
+    hand.nothing_for(Duration::from_secs(2)).await;
     child.signal(rustix::process::Signal::STOP);
     let got = hand.take(3).await;
     assert!(got.iter().all(|delivery| delivery.message.attempt == 2));
