@@ -21,7 +21,7 @@ impl Site {
     pub(crate) fn new(name: &str, extra: &str) -> Self {
         let folder = Folder::new(name);
         let yaml =
-            format!("name: faults\nsqlite: {{ path: faults.db }}\nlog: {{ level: warn }}\n{extra}");
+            format!("name: faults\nsqlite: {{ path: faults.db }}\nlog: {{ level: info, format: text }}\n{extra}");
         let config = folder.write("config.yaml", &yaml);
         Self {
             ledger: Ledger::of(folder.path()),
@@ -106,13 +106,13 @@ impl Site {
     /// Waits until everything that was accepted has ended, then counts. Stops the workers in order, so that what
     /// they still had in hand is seen.
     #[track_caller]
-    pub(crate) fn settle(self, workers: &mut [Process]) -> Report {
+    pub(crate) fn settle(&mut self, workers: &mut [Process]) -> Report {
         self.settle_within(workers, PATIENCE)
     }
 
     /// As [`Site::settle`], within a time that proves something: that nobody waited for a lease to end.
     #[track_caller]
-    pub(crate) fn settle_within(mut self, workers: &mut [Process], within: Duration) -> Report {
+    pub(crate) fn settle_within(&mut self, workers: &mut [Process], within: Duration) -> Report {
         let mut last = 0;
         let mut quiet_since = std::time::Instant::now();
         let folder = self.folder.path().to_owned();
