@@ -27,6 +27,30 @@ fn sigterm_under_load_finishes_what_runs_and_repeats_nothing() {
 }
 
 #[test]
+fn sigterm_while_the_start_hooks_run_stops_in_order_too() {
+    let mut site = Site::new("slow-start", "");
+    let mut producer = site.tasks("t", 400, 0, 40_000);
+    producer.wait_success(Duration::from_secs(60));
+    for _ in 0..3 {
+        let finished = site.ledger.finished_so_far();
+        let mut worker = site.slow_worker("60000");
+        site.until("it works although it has not started", |ledger| {
+            ledger.finished_so_far() > finished + 20
+        });
+        worker.terminate();
+        worker.wait_success(Duration::from_secs(30));
+    }
+    let mut last = [site.ready_worker()];
+    let report = site.settle(&mut last);
+    report.assert_kept();
+    assert_eq!(
+        (report.repeated, report.highest_attempt),
+        (0, 1),
+        "{report}"
+    );
+}
+
+#[test]
 fn what_does_not_finish_before_the_deadline_goes_back_at_once_and_uncounted() {
     let mut site = Site::new(
         "deadline",
