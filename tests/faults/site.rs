@@ -20,8 +20,9 @@ impl Site {
     /// A new database file. `extra` is YAML that is added to the configuration.
     pub(crate) fn new(name: &str, extra: &str) -> Self {
         let folder = Folder::new(name);
-        let yaml =
-            format!("name: faults\nsqlite: {{ path: faults.db }}\nlog: {{ level: warn }}\n{extra}");
+        let yaml = format!(
+            "name: faults\nsqlite: {{ path: faults.db }}\nlog: {{ level: info, format: text }}\n{extra}"
+        );
         let config = folder.write("config.yaml", &yaml);
         Self {
             ledger: Ledger::of(folder.path()),
@@ -32,9 +33,19 @@ impl Site {
     }
 
     fn start(&mut self, mode: &str, arguments: &[&str]) -> Process {
+        self.start_with(mode, arguments, &[])
+    }
+
+    fn start_with(
+        &mut self,
+        mode: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Process {
         self.started += 1;
         let mut command = Command::new(env!("CARGO_BIN_EXE_ledger_worker"));
         command.arg(mode).arg(&self.config).args(arguments);
+        command.envs(environment.iter().copied());
         Process::start(
             self.folder.path(),
             &format!("{mode}-{}", self.started),
@@ -45,6 +56,11 @@ impl Site {
     /// A worker, which may not be ready yet.
     pub(crate) fn worker(&mut self) -> Process {
         self.start("worker", &[])
+    }
+
+    /// A worker whose start hook takes so long.
+    pub(crate) fn slow_worker(&mut self, millis: &str) -> Process {
+        self.start_with("worker", &[], &[("LEDGER_WORKER_SLOW_START", millis)])
     }
 
     /// A worker that serves.
@@ -106,13 +122,13 @@ impl Site {
     /// Waits until everything that was accepted has ended, then counts. Stops the workers in order, so that what
     /// they still had in hand is seen.
     #[track_caller]
-    pub(crate) fn settle(self, workers: &mut [Process]) -> Report {
+    pub(crate) fn settle(&mut self, workers: &mut [Process]) -> Report {
         self.settle_within(workers, PATIENCE)
     }
 
     /// As [`Site::settle`], within a time that proves something: that nobody waited for a lease to end.
     #[track_caller]
-    pub(crate) fn settle_within(mut self, workers: &mut [Process], within: Duration) -> Report {
+    pub(crate) fn settle_within(&mut self, workers: &mut [Process], within: Duration) -> Report {
         let mut last = 0;
         let mut quiet_since = std::time::Instant::now();
         let folder = self.folder.path().to_owned();

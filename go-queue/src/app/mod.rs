@@ -244,25 +244,24 @@ impl App {
         let mut signals = Signals::listen()
             .map_err(|error| AppError::failed("signals cannot be listened to", error))?;
         let deadline = planned.plan.shutdown_deadline();
-        let mut running = tokio::select! {
-            started = Box::pin(planned.start()) => started?,
-            // Stopping while it starts: nothing has been received, so there is nothing to drain.
+        let (mut running, hooks) = tokio::select! {
+            opened = planned.open() => opened?,
+            // Nothing is served before everything is open, so there is nothing to drain.
             signal = signals.next() => {
                 tracing::info!(signal, "stopped while starting");
                 return Ok(());
             }
         };
-        let idle = until_idle.map(|horizon| running.idle(horizon));
-        let idle = async {
-            match idle {
-                Some(idle) => idle.await,
-                None => std::future::pending().await,
+        // Messages already run while the start hooks do, so every way out from here is a stop in order.
+        let started = tokio::select! {
+            started = hooks.run() => started.map(|()| true),
+            signal = signals.next() => {
+                tracing::info!(signal, ?deadline, "stopping while starting; a second signal stops at once");
+                Ok(false)
             }
         };
-        tokio::select! {
-            signal = signals.next() => tracing::info!(signal, ?deadline, "stopping: no new messages, finishing what runs; a second signal stops at once"),
-            () = running.failed() => {}
-            () = idle => tracing::info!("nothing left to do, stopping"),
+        if matches!(started, Ok(true)) {
+            serve_until_told(&mut running, &mut signals, until_idle, deadline).await;
         }
         let hurry = async move {
             let signal = signals.next().await;
@@ -270,7 +269,7 @@ impl App {
         };
         let result = running.shut_down(deadline, hurry).await;
         tracing::info!("stopped");
-        result
+        started.and(result)
     }
 
     /// Runs until this future ends, then stops in order within the configured deadline. For programs with a command line and
@@ -372,6 +371,44 @@ impl App {
     }
 }
 
+/// Returns when a signal comes, something fails for good, or nothing is left to do.
+async fn serve_until_told(
+    running: &mut Running,
+    signals: &mut Signals,
+    until_idle: Option<Duration>,
+    deadline: Duration,
+) {
+    let idle = until_idle.map(|horizon| running.idle(horizon));
+    let idle = async {
+        match idle {
+            Some(idle) => idle.await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        signal = signals.next() => tracing::info!(signal, ?deadline, "stopping: no new messages, finishing what runs; a second signal stops at once"),
+        () = running.failed() => {}
+        () = idle => tracing::info!("nothing left to do, stopping"),
+    }
+}
+
+/// What the program does when its handlers are served.
+struct Hooks {
+    hooks: Vec<StartHook>,
+    producer: Producer,
+}
+
+impl Hooks {
+    async fn run(self) -> Result<(), AppError> {
+        for hook in self.hooks {
+            hook(self.producer.clone())
+                .await
+                .map_err(|error| AppError::failed("a start hook failed", error))?;
+        }
+        Ok(())
+    }
+}
+
 /// An app whose set-up is right.
 pub(super) struct Planned {
     plan: AppPlan,
@@ -381,6 +418,17 @@ pub(super) struct Planned {
 
 impl Planned {
     async fn start(self) -> Result<Running, AppError> {
+        let deadline = self.plan.shutdown_deadline();
+        let (mut running, hooks) = self.open().await?;
+        if let Err(error) = hooks.run().await {
+            let _ = running.shut_down(deadline, std::future::pending()).await;
+            return Err(error);
+        }
+        Ok(running)
+    }
+
+    /// Opens the engines, then serves. The start hooks are still to run.
+    async fn open(self) -> Result<(Running, Hooks), AppError> {
         let Self {
             plan,
             app,
@@ -418,15 +466,11 @@ impl Planned {
             );
         }
         table::log(&plan);
-        for hook in app.start_hooks {
-            if let Err(error) = hook(producer.clone()).await {
-                let _ = running
-                    .shut_down(plan.shutdown_deadline(), std::future::pending())
-                    .await;
-                return Err(AppError::failed("a start hook failed", error));
-            }
-        }
-        Ok(running)
+        let hooks = Hooks {
+            hooks: app.start_hooks,
+            producer,
+        };
+        Ok((running, hooks))
     }
 }
 

@@ -64,7 +64,7 @@ async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments[..] {
-        ["worker", config] => return worker(config).await,
+        ["worker", config] => return Box::pin(worker(config)).await,
         ["tasks", config, prefix, count, abreast, max_delay, micros] => {
             tasks(
                 config,
@@ -111,6 +111,11 @@ async fn worker(config: &str) -> ExitCode {
         .config(config)
         .state(journal)
         .on_start(|_| async move {
+            ready.mark("serving");
+            // A start that takes its time, while messages already come.
+            if let Some(millis) = std::env::var_os("LEDGER_WORKER_SLOW_START") {
+                take_time(number(&millis.to_string_lossy()) * 1000).await;
+            }
             ready.mark("ready");
             Ok::<_, std::io::Error>(())
         })

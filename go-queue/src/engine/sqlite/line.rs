@@ -80,10 +80,14 @@ impl Line {
     pub(super) fn collect(&mut self, cx: &Context<'_>) {
         let mut inbox = self.mailbox.lock();
         inbox.register(cx);
-        for slice in inbox.slices.drain(..) {
-            self.credit = self.credit.saturating_sub(slice.rows.len());
-            self.waiting += slice.rows.len();
-            self.ahead.push_back(slice);
+        // Once the end was announced, what still comes belongs to the writer: it gives back what was never collected,
+        // uncounted. Taken here it would count as started.
+        if !self.ended {
+            for slice in inbox.slices.drain(..) {
+                self.credit = self.credit.saturating_sub(slice.rows.len());
+                self.waiting += slice.rows.len();
+                self.ahead.push_back(slice);
+            }
         }
         self.words.extend(inbox.words.drain(..));
         self.committed = inbox.committed;
