@@ -10,7 +10,6 @@ use crate::stage::{Stage, Trail, on_both_engines, stop, until};
 
 on_both_engines!(
     a_handler_that_listens_ends_by_itself_at_its_timeout_and_its_outcome_counts,
-    at_an_abort_every_handler_is_told_and_all_goes_back,
 );
 
 #[dq_handler(tube = "listens", timeout = "50ms", retry = none)]
@@ -106,6 +105,13 @@ async fn at_an_abort_every_handler_is_told_and_all_goes_back(stage: Stage) {
     told.sort();
     assert_eq!(told, ["deaf was dropped", "hears was dropped", "thread was told"]);
     stage.dead(0).await;
+}
+
+/// Not on paused time, which stands still while a thread blocks.
+#[tokio::test]
+async fn at_an_abort_every_handler_is_told() {
+    at_an_abort_every_handler_is_told_and_all_goes_back(Stage::memory()).await;
+    at_an_abort_every_handler_is_told_and_all_goes_back(Stage::sqlite().await).await;
 }
 
 #[tokio::test(start_paused = true)]
