@@ -2,7 +2,6 @@
 #![doc = "[delivery]: crate::guide::delivery"]
 #![doc = "[configuration]: crate::config"]
 #![doc = "[architecture]: crate::guide::architecture"]
-#![doc = "[results]: https://github.com/zeromicro/go-queue/blob/main/bench/RESULTS.md"]
 #![doc = "[dq_handler]: macro@crate::dq_handler"]
 #![doc = "[kq_handler]: macro@crate::kq_handler"]
 #![doc = "[dead_letters]: crate::engine::DeadLetters"]
