@@ -347,7 +347,7 @@ fn take(writer: &mut Writer, at: usize, group: i64, session: u32, wanted: &[(i64
                 let epoch = writer.next_epoch;
                 writer.next_epoch = writer.next_epoch.wrapping_add(1).max(1);
                 let sub = &mut writer.subs[at];
-                sub.say(Word::Took { epoch, gid, from: off, done: done.clone() });
+                sub.say(Word::Took { epoch, gid, part, from: off, done: done.clone() });
                 sub.maybe = true;
                 if let Kind::Topic(member) = &mut sub.kind {
                     member.held.push(Held {

@@ -29,6 +29,9 @@ const GROUP_FORGOTTEN: Duration = Duration::from_secs(30 * 86_400);
 /// A warning so long before.
 const GROUP_WARNING: Duration = Duration::from_secs(29 * 86_400);
 
+/// A write-ahead log above this is worth a word.
+const LARGE_LOG: u64 = 256 << 20;
+
 /// So many written batches may be between two checkpoints, where SQLite must not make them by itself.
 const BATCHES: u32 = 64;
 
@@ -88,6 +91,7 @@ impl Keeper {
                 self.warn_at = now + Duration::from_secs(3600);
             }
             groups(writer, warn)?;
+            watch_log(writer);
         }
         if now.duration_since(writer.worked_at()) > IDLE {
             more |= vacuum(writer).map_err(|e| Failure::from(&e))?;
@@ -332,6 +336,15 @@ fn groups(writer: &mut Writer, warn: bool) -> Result<(), Failure> {
         tracing::warn!(group = %name, "a group that nobody has used for 30 days was forgotten");
     }
     Ok(())
+}
+
+/// Says when the log cannot begin anew, because somebody reads an old state of the file.
+fn watch_log(writer: &Writer) {
+    let log = super::schema::beside(&writer.shared.config.path, "-wal");
+    let size = std::fs::metadata(log).map_or(0, |m| m.len());
+    if size > LARGE_LOG {
+        tracing::warn!(bytes = size, "the write-ahead log is large: some program keeps a read transaction open on the database, for example a shell or a backup");
+    }
 }
 
 /// Gives free pages back to the disk, a few at a time, when there are many.

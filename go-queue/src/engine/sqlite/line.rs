@@ -159,11 +159,11 @@ impl Line {
             let slice = self.ahead.front_mut()?;
             if let Some(taken) = slice.rows.pop_front() {
                 self.waiting -= 1;
-                let made = make(slice, &taken);
+                let value = make(slice, &taken);
                 if slice.rows.is_empty() {
                     self.ahead.pop_front();
                 }
-                return Some(made);
+                return Some(value);
             }
             self.ahead.pop_front();
         }

@@ -75,7 +75,7 @@ impl Slice {
 #[derive(Clone, Debug)]
 pub(super) enum Word {
     /// A new epoch: of this partition, from this offset on, but for what is done behind it (one bit for each record).
-    Took { epoch: u32, gid: i64, from: i64, done: Vec<u8> },
+    Took { epoch: u32, gid: i64, part: u32, from: i64, done: Vec<u8> },
     /// The epoch is to be given back.
     Leaving { epoch: u32 },
     /// The epoch is over.

@@ -41,21 +41,21 @@ impl Publisher {
     /// Hands a chunk to the writer.
     fn put(&self, slice: Vec<Outgoing>) -> Pending {
         let (reply, answer) = oneshot::channel();
+        let n = slice.len();
         let put = Put { answers: Vec::with_capacity(slice.len()), slice, reply };
         match self.0.shared.queue.push(Request::Put(put)) {
-            Ok(()) => Pending::Asked(answer),
-            Err(Request::Put(put)) => Pending::Closed(put.slice.len()),
-            Err(_) => Pending::Closed(0),
+            Ok(()) => Pending::Asked(answer, n),
+            Err(_) => Pending::Closed(n),
         }
     }
 
     /// Waits for the answers of a chunk.
     async fn answers(&self, pending: Pending, into: &mut Vec<Result<Published, PublishError>>) {
         match pending {
-            Pending::Asked(answer) => {
+            Pending::Asked(answer, n) => {
                 // The writer answers every put, also when it ends; without an answer it has failed.
                 let Ok((slice, answers)) = answer.await else {
-                    into.push(Err(Failure::Closed.publish()));
+                    into.extend((0..n).map(|_| Err(Failure::Closed.publish())));
                     return;
                 };
                 let store = self.0.shared.store;
@@ -71,7 +71,7 @@ impl Publisher {
 
 /// The answers of one chunk, not there yet.
 enum Pending {
-    Asked(oneshot::Receiver<(Vec<Outgoing>, Answers)>),
+    Asked(oneshot::Receiver<(Vec<Outgoing>, Answers)>, usize),
     Closed(usize),
     Refused(PublishError),
 }

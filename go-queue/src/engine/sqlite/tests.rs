@@ -1,5 +1,6 @@
 //! Faults and promises of the engine, against real files and real processes' means: locks, sockets, clocks.
 
+mod claims;
 mod faults;
 mod tasks;
 mod topics;

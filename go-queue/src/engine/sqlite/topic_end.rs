@@ -2,14 +2,15 @@
 //! first that is not.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::line::{Line, order_of};
 use super::mailbox::Word;
 use super::queue::{Buried, Commit, Request, TopicTurn};
-use super::record::REPLAYED;
+use super::record::{REPLAYED, SPAN};
 use crate::delivery::{Delivery, How, Notice, Receipt, Settlement};
-use crate::engine::{EngineError, Order, Receive, Turn};
+use crate::engine::{EngineError, HealthState, Order, Receive, Turn};
 
 /// How far one record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ enum State {
 struct Track {
     epoch: u32,
     gid: i64,
+    /// Its number among the partitions of its topic.
+    part: u32,
     /// Everything before it is done.
     base: i64,
     /// From `base` on.
@@ -39,7 +42,7 @@ struct Track {
 }
 
 impl Track {
-    fn new(epoch: u32, gid: i64, from: i64, done: &[u8]) -> Self {
+    fn new(epoch: u32, gid: i64, part: u32, from: i64, done: &[u8]) -> Self {
         let bits = done.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
         let mut states: VecDeque<State> =
             bits.map(|done| if done { State::Done } else { State::Back }).collect();
@@ -49,6 +52,7 @@ impl Track {
         Self {
             epoch,
             gid,
+            part,
             base: from,
             states,
             replays: Vec::new(),
@@ -195,8 +199,8 @@ impl TopicEnd {
         let mut heard = false;
         while let Some(word) = self.line.words.pop_front() {
             match word {
-                Word::Took { epoch, gid, from, done } => {
-                    self.tracks.push(Track::new(epoch, gid, from, &done));
+                Word::Took { epoch, gid, part, from, done } => {
+                    self.tracks.push(Track::new(epoch, gid, part, from, &done));
                 }
                 Word::Leaving { epoch } => {
                     self.line.forget(epoch);
@@ -279,6 +283,17 @@ impl TopicEnd {
         self.line.send(Request::Topic(request), credit, withdraw);
     }
 
+    /// A record that does not end stops its partition at the bound: said, because nobody else knows.
+    fn say_what_is_stuck(&self, turn: &mut Turn) {
+        let bound = usize::try_from(SPAN).unwrap_or(usize::MAX);
+        if let Some(track) = self.tracks.iter().find(|track| track.states.len() >= bound) {
+            turn.health.state = HealthState::Down(Arc::from(format!(
+                "partition {} waits for the record at offset {}, which has not ended; {SPAN} records behind it were handed out",
+                track.part, track.base
+            )));
+        }
+    }
+
     fn has_drained(&self) -> bool {
         self.tracks.iter().any(|track| track.leaving && track.out == 0)
     }
@@ -306,6 +321,7 @@ impl Receive for TopicEnd {
             }
         }
         self.line.health(turn, !self.has_news());
+        self.say_what_is_stuck(turn);
         if delivered > 0 || heard { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
@@ -337,7 +353,7 @@ mod tests {
 
     #[test]
     fn offsets_that_are_not_there_count_as_done() {
-        let mut track = Track::new(1, 1, 10, &[]);
+        let mut track = Track::new(1, 1, 0, 10, &[]);
         track.handed(15);
         assert_eq!(track.base, 15);
         track.handed(18);
@@ -349,7 +365,7 @@ mod tests {
 
     #[test]
     fn what_is_done_behind_an_open_record_stays_done_with_the_next_owner() {
-        let mut track = Track::new(1, 1, 10, &[]);
+        let mut track = Track::new(1, 1, 0, 10, &[]);
         for offset in 10..40 {
             track.handed(offset);
         }
@@ -357,7 +373,7 @@ mod tests {
             assert!(track.settle(offset, State::Done));
         }
         let bits = track.bits();
-        let mut next = Track::new(2, 1, track.base, &bits);
+        let mut next = Track::new(2, 1, 0, track.base, &bits);
         assert_eq!((next.base, next.bits()), (10, bits));
         for offset in (10..40).step_by(2) {
             next.handed(offset);
@@ -368,7 +384,7 @@ mod tests {
 
     #[test]
     fn what_is_settled_twice_is_stale() {
-        let mut track = Track::new(1, 1, 0, &[]);
+        let mut track = Track::new(1, 1, 0, 0, &[]);
         for token in [0, 1, REPLAYED | 7] {
             track.handed(token);
         }
@@ -387,7 +403,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_commit_never_passes_an_unfinished_record(order in Just((0..40_u64).collect::<Vec<_>>()).prop_shuffle()) {
-            let mut track = Track::new(1, 1, 10, &[]);
+            let mut track = Track::new(1, 1, 0, 10, &[]);
             for offset in 0..40 {
                 track.handed(10 + offset);
             }

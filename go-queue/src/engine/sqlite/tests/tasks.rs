@@ -311,3 +311,36 @@ async fn a_dropped_end_gives_everything_back_at_once() {
     let got = other.take(10).await;
     assert!(got.iter().all(|d| d.message.attempt == 2), "a start that ended with its end counts");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_closes_under_load_counts_no_start_that_did_not_happen() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let engine = open(folder.path()).await;
+    let mut sent = 0;
+    for _ in 0..100 {
+        let mut hand = Hand::tube(&engine).await;
+        let publisher = engine.publisher();
+        // Large room, so that claims are under way when it closes.
+        let (answers, ()) = tokio::join!(
+            publisher.publish((0..8).map(|_| task(b"x")).collect()),
+            hand.until("some", 256, |hand| !hand.got.is_empty())
+        );
+        sent += answers.into_iter().flatten().count();
+        let got: Vec<Delivery> = hand.got.drain(..).collect();
+        for delivery in got {
+            hand.settle(delivery.receipt, How::RELEASE);
+        }
+        // More comes while it closes.
+        let (answers, ()) = tokio::join!(publisher.publish((0..8).map(|_| task(b"y")).collect()), hand.close());
+        sent += answers.into_iter().flatten().count();
+    }
+    let mut hand = Hand::tube(&engine).await;
+    let mut came = 0;
+    while came < sent {
+        let got = hand.take(usize::min(200, sent - came)).await;
+        assert!(got.iter().all(|delivery| delivery.message.attempt == 1), "a start that never was is counted");
+        came += got.len();
+        hand.ack_all(&got);
+    }
+    hand.empty().await;
+}

@@ -57,6 +57,11 @@ async fn one_record_that_does_not_end_holds_its_partition_only_at_the_bound() {
         taken += got.len();
     }
     hand.nothing_for(Duration::from_millis(300)).await;
+    assert!(
+        matches!(&hand.turn.health.state, crate::engine::HealthState::Down(why) if why.contains("offset 0")),
+        "{:?}",
+        hand.turn.health
+    );
     hand.settle(stuck.receipt, How::Ack);
     assert_eq!(hand.take(100).await.len(), 100);
 }

@@ -203,19 +203,15 @@ impl Writer {
         }
     }
 
-    /// The last thing: leaves the tables, and tells everybody who still waits.
+    /// The last thing: leaves the tables. The rest is done by the drop.
     fn end(mut self, rest: Vec<Request>) {
-        for request in self.kept.drain(..).chain(rest) {
+        for request in rest {
             refuse(request, &Failure::Closed);
         }
         let left = self.small(|tx, instance| instance.leave(tx));
         if let Err(failure) = left {
             tracing::warn!(why = %failure.why(), "the session could not be ended in the tables; others will notice by its lock");
         }
-        for sub in &self.subs {
-            sub.mailbox.post(|inbox| inbox.closed = true);
-        }
-        self.shared.syncer.close();
     }
 
     /// Whether some end would get something from a claim. Without other work, looks before the write lock is taken.
@@ -320,5 +316,20 @@ impl Writer {
             let mut rings = [0; 8];
             while self.bell.recv(&mut rings).is_ok() {}
         }
+    }
+}
+
+impl Drop for Writer {
+    /// Tells everybody who still waits, also when the thread ends by a panic: nobody hangs, and what was leased goes back
+    /// with the lock.
+    fn drop(&mut self) {
+        let rest = self.shared.queue.end(true).unwrap_or_default();
+        for request in self.kept.drain(..).chain(rest) {
+            refuse(request, &Failure::Closed);
+        }
+        for sub in &self.subs {
+            sub.mailbox.post(|inbox| inbox.closed = true);
+        }
+        self.shared.syncer.close();
     }
 }
