@@ -62,8 +62,15 @@ impl Bench {
     }
 
     /// Waits until a settlement that was taken is what the store says.
-    pub(super) async fn until_revoke_says(&self, task: &TaskId, wanted: Revoked) {
+    pub(super) async fn until_revoke_says(
+        &self,
+        task: &TaskId,
+        wanted: Revoked,
+        consumer: &mut Consumer,
+    ) {
         eventually("the settlement is stored", async || {
+            // As its pump would: an engine may store a settlement only in a later turn.
+            consumer.idle(millis(5)).await;
             let said = self.revoke(task).await;
             assert!(
                 said == wanted || said == Revoked::Running,

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::super::{Consumer, KEEP, Subject, eventually, publish, task};
-use super::cursor_of;
+use super::{cursor_of, turn};
 use crate::delivery::{Delivery, How};
 use crate::engine::{Engine, Outgoing, Rescheduled, Revoked, Subscribe, TaskId};
 use crate::message::Id;
@@ -16,6 +16,9 @@ use crate::name::{Name, Place};
 use crate::time::{WallTime, hours, millis};
 
 const TUBE: Name = Name::literal("model");
+
+/// What is ready comes by then; shorter than elsewhere, since shrinking a failure waits for it many times.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum End {
@@ -271,17 +274,36 @@ impl Tasks<'_> {
         self.consumers[who].as_mut().expect("opened")
     }
 
+    /// Receives so many by one consumer, and from the other what an engine may have fetched ahead for it.
     async fn receive(&mut self, who: usize, count: usize) {
-        let got = self.consumer(who).await.take(count).await;
-        for delivery in got {
-            let known = self
-                .known
-                .get_mut(&delivery.message.id)
-                .expect("it was sent");
-            assert_eq!(known.at, At::Ready, "only what is ready is delivered");
-            assert_eq!(delivery.message.attempt, known.starts + 1);
-            known.at = At::Held(who);
-            self.held.push((who, delivery));
+        self.consumer(who).await;
+        let began = Instant::now();
+        let mut left = count;
+        while left > 0 {
+            let waited = began.elapsed();
+            assert!(
+                waited < DEADLINE,
+                "{left} of {count} ready tasks did not come within {waited:?}"
+            );
+            for who in [who, 1 - who] {
+                let Some(consumer) = self.consumers[who].as_mut() else {
+                    continue;
+                };
+                for delivery in consumer.take_within(left, millis(200)).await {
+                    left -= 1;
+                    let known = self
+                        .known
+                        .get_mut(&delivery.message.id)
+                        .expect("it was sent");
+                    assert_eq!(known.at, At::Ready, "only what is ready is delivered");
+                    assert_eq!(delivery.message.attempt, known.starts + 1);
+                    known.at = At::Held(who);
+                    self.held.push((who, delivery));
+                }
+                if left == 0 {
+                    break;
+                }
+            }
         }
     }
 
@@ -337,6 +359,7 @@ impl Tasks<'_> {
             // The settlement may be under way.
             eventually("the settlement is stored", async || {
                 if said == Revoked::Running {
+                    turn(self.consumers.iter_mut().flatten()).await;
                     said = ask().await;
                 }
                 said != Revoked::Running
@@ -383,6 +406,7 @@ impl Tasks<'_> {
         if !matches!(at, At::Held(_)) {
             eventually("the settlement is stored", async || {
                 if said == Rescheduled::Running {
+                    turn(self.consumers.iter_mut().flatten()).await;
                     said = ask().await;
                 }
                 said != Rescheduled::Running
@@ -407,8 +431,8 @@ impl Tasks<'_> {
     }
 
     /// The cursor of a dead task, once it is listed.
-    async fn cursor(&self, id: Id) -> u64 {
-        cursor_of(&self.engine, &self.to, id).await
+    async fn cursor(&mut self, id: Id) -> u64 {
+        cursor_of(&self.engine, &self.to, id, &mut self.consumers).await
     }
 
     async fn replay(&mut self, id: Id) {
