@@ -384,7 +384,9 @@ async fn eight_threads_share_one_engine_and_lose_nothing() {
                 while done.load(Ordering::SeqCst) < 4 * EACH {
                     assert!(began.elapsed() < seconds(60), "stuck");
                     let got = ear.got(64);
-                    got.iter().for_each(|one| ear.settle(one, How::Ack));
+                    for one in &got {
+                        ear.settle(one, How::Ack);
+                    }
                     assert!(got.iter().all(|one| one.message.attempt == 1));
                     let _ = ear.turn(0);
                     done.fetch_add(got.len(), Ordering::SeqCst);
