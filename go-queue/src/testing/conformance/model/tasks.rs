@@ -97,8 +97,10 @@ enum At {
     Dead,
     /// Since this time.
     Done(Instant),
-    /// Revoked or purged.
+    /// Revoked.
     Gone,
+    /// It has run, and was purged from the dead letters.
+    Purged,
 }
 
 #[derive(Debug)]
@@ -187,7 +189,7 @@ impl Tasks<'_> {
                     let cursor = self.cursor(id).await;
                     let dead = self.engine.dead_letters().expect("declared");
                     assert_eq!(dead.purge(vec![cursor]).await.expect("purged"), 1);
-                    self.put(id, At::Gone);
+                    self.put(id, At::Purged);
                 }
             }
             Step::Leave { who } => self.leave(who).await,
@@ -232,7 +234,7 @@ impl Tasks<'_> {
             let id = out.id;
             let before = self.known.get(&id).map(|known| (known.at, known.named));
             let existed = match before {
-                None | Some((At::Gone, _)) => Some(false),
+                None | Some((At::Gone | At::Purged, _)) => Some(false),
                 // Whether it is still known depends on how fast this runs.
                 Some((At::Done(since), _)) if began - since > KEEP / 2 => None,
                 Some(_) => Some(true),
@@ -377,7 +379,7 @@ impl Tasks<'_> {
                 assert_eq!(said, Revoked::AlreadyRun);
             }
             // Without a name an engine need not remember for long.
-            At::Done(_) => assert!(
+            At::Done(_) | At::Purged => assert!(
                 matches!(said, Revoked::AlreadyRun | Revoked::Unknown),
                 "{said:?}"
             ),
@@ -420,7 +422,7 @@ impl Tasks<'_> {
             }
             At::Held(_) => assert_eq!(said, Rescheduled::Running),
             At::Dead => assert_eq!(said, Rescheduled::AlreadyRun),
-            At::Done(_) => {
+            At::Done(_) | At::Purged => {
                 assert!(
                     matches!(said, Rescheduled::AlreadyRun | Rescheduled::Unknown),
                     "{said:?}"
