@@ -177,6 +177,64 @@ async fn a_record_wakes_the_member_that_holds_its_partition_in_each_group() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_task_is_not_early_by_a_nanosecond() {
+    let (engine, clock) = engine();
+    let mut ear = Ear::open(&engine, &Subscribe::tube(TUBE)).await;
+    for wait in [1, 999_999, 1_234_567, 1_048_576, 87_654_321_987] {
+        let due = clock.now().saturating_add(Duration::from_nanos(wait));
+        publish(&engine, vec![Outgoing { due, ..task() }]).await;
+        advance(Duration::from_nanos(wait - 1)).await;
+        assert!(ear.turn(1).is_pending(), "early by a nanosecond of {wait}");
+        advance(Duration::from_nanos(1)).await;
+        let got = ear.got(1);
+        assert_eq!(got.len(), 1, "{wait}");
+        ear.settle(&got[0], How::Ack);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn overdue_tasks_start_in_the_order_of_their_due_times() {
+    let (engine, clock) = engine();
+    let mut ear = Ear::open(&engine, &Subscribe::tube(TUBE)).await;
+    let start = clock.now();
+    let mut sent: Vec<Outgoing> = (0..1000_u64)
+        .map(|n| Outgoing {
+            due: start.saturating_add(Duration::from_nanos(1 + n * 617 % 1000 * 2_345_678)),
+            ..task()
+        })
+        .collect();
+    publish(&engine, sent.clone()).await;
+    advance(seconds(5)).await;
+    let mut got = Vec::new();
+    while got.len() < sent.len() {
+        got.extend(
+            ear.got(MAX_SLICE)
+                .iter()
+                .map(|delivery| delivery.message.id),
+        );
+    }
+    sent.sort_by_key(|out| out.due);
+    assert_eq!(got, sent.iter().map(|out| out.id).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_waits_hears_of_a_retry_that_another_lane_has_set() {
+    let (engine, _) = engine();
+    let mut failing = Ear::open(&engine, &Subscribe::tube(TUBE)).await;
+    let mut waiting = Ear::open(&engine, &Subscribe::tube(TUBE)).await;
+    publish(&engine, vec![task()]).await;
+    let got = failing.got(1);
+    assert!(waiting.turn(1).is_pending());
+    failing.settle(&got[0], How::Retry { after: millis(500) });
+    assert!(failing.turn(0).is_pending());
+    assert_eq!(waiting.bell.rings(), 1, "it must arm its timer");
+    assert!(waiting.turn(1).is_pending());
+    tokio::time::sleep(millis(502)).await;
+    assert_eq!(waiting.bell.rings(), 2, "its timer rang");
+    assert_eq!(waiting.got(1)[0].message.attempt, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_due_time_follows_the_wall_clock_when_it_is_stepped_back() {
     let (engine, clock) = engine();
     let mut ear = Ear::open(&engine, &Subscribe::tube(TUBE)).await;
@@ -384,7 +442,9 @@ async fn eight_threads_share_one_engine_and_lose_nothing() {
                 while done.load(Ordering::SeqCst) < 4 * EACH {
                     assert!(began.elapsed() < seconds(60), "stuck");
                     let got = ear.got(64);
-                    got.iter().for_each(|one| ear.settle(one, How::Ack));
+                    for one in &got {
+                        ear.settle(one, How::Ack);
+                    }
                     assert!(got.iter().all(|one| one.message.attempt == 1));
                     let _ = ear.turn(0);
                     done.fetch_add(got.len(), Ordering::SeqCst);

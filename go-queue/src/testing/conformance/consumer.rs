@@ -124,6 +124,17 @@ impl Consumer {
         std::mem::take(&mut self.turn.deliver)
     }
 
+    /// What comes within the time, at most so many.
+    pub async fn take_within(&mut self, count: usize, during: Duration) -> Vec<Delivery> {
+        self.turn_until(
+            during,
+            |me| count - me.turn.deliver.len(),
+            |me| me.turn.deliver.len() == count,
+        )
+        .await;
+        std::mem::take(&mut self.turn.deliver)
+    }
+
     /// Whatever comes within the time.
     pub async fn gather(&mut self, during: Duration) -> Vec<Delivery> {
         self.turn_until(during, |_| MAX_SLICE, |_| false).await;

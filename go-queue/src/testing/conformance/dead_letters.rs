@@ -191,7 +191,11 @@ pub async fn a_replayed_dead_letter_runs_as_if_it_were_new(subject: &dyn Subject
         }
         consumer.ack(&got[..2]).await;
         consumer.settle(got[2].receipt, dead("again", 1)).await;
-        eventually("it is dead again", async || bench.list().await.len() == 1).await;
+        eventually("it is dead again", async || {
+            consumer.idle(millis(5)).await;
+            bench.list().await.len() == 1
+        })
+        .await;
         let again = bench.list().await;
         assert_eq!((again[0].id, &*again[0].reason), (ids[2], "again"));
         consumer.nothing(SILENCE).await;
@@ -230,7 +234,11 @@ pub async fn a_purged_dead_letter_is_gone(subject: &dyn Subject) {
         let mut consumer = Consumer::open(&bench.engine, &bench.to).await;
         let got = consumer.take(1).await;
         consumer.settle(got[0].receipt, dead("why", 1)).await;
-        eventually("it is dead", async || bench.list().await.len() == 1).await;
+        eventually("it is dead", async || {
+            consumer.idle(millis(5)).await;
+            bench.list().await.len() == 1
+        })
+        .await;
         let cursor = bench.list().await[0].cursor;
         assert_eq!(bench.dead.purge(vec![cursor]).await.expect("purged"), 1);
         assert_eq!(bench.dead.purge(vec![cursor]).await.expect("purged"), 0);

@@ -225,7 +225,7 @@ macro_rules! engine_conformance {
                     retry_is_not_early
                     release_after_is_not_early_and_does_not_count
                     a_crash_counts_as_a_start
-                    delayed_tasks_are_never_early_and_come_in_order
+                    delayed_tasks_are_never_early_and_all_come
                     pending_turn_wakes_for_a_task_that_is_due_earlier
                     a_due_time_in_the_past_is_now
                     health_knows_what_is_due_next

@@ -38,7 +38,9 @@ pub async fn a_named_task_is_stored_once(subject: &dyn Subject) {
                 },
             )
             .await;
-        bench.until_revoke_says(&task, Revoked::AlreadyRun).await;
+        bench
+            .until_revoke_says(&task, Revoked::AlreadyRun, &mut consumer)
+            .await;
         assert!(send_again(&bench, "a").await.existed, "it is dead");
     }
     consumer.nothing(SILENCE).await;
@@ -54,7 +56,9 @@ pub async fn a_named_task_is_known_until_keep_is_over(subject: &dyn Subject) {
     let mut consumer = bench.consumer().await;
     let got = consumer.take(1).await;
     consumer.ack(&got).await;
-    bench.until_revoke_says(&task, Revoked::AlreadyRun).await;
+    bench
+        .until_revoke_says(&task, Revoked::AlreadyRun, &mut consumer)
+        .await;
     assert!(send_again(&bench, "a").await.existed, "it is done");
     consumer.nothing(SILENCE).await;
     tokio::time::sleep(KEEP + seconds(1)).await;

@@ -41,7 +41,9 @@ pub async fn revoke_tells_the_truth(subject: &dyn Subject) {
     assert_eq!(bench.revoke(&first).await, Revoked::Running);
     assert_eq!(bench.revoke(&second).await, Revoked::Running);
     consumer.ack(&got[..1]).await;
-    bench.until_revoke_says(&first, Revoked::AlreadyRun).await;
+    bench
+        .until_revoke_says(&first, Revoked::AlreadyRun, &mut consumer)
+        .await;
     if subject.capabilities(Side::Tasks).dead_letter {
         consumer
             .settle(
@@ -52,7 +54,9 @@ pub async fn revoke_tells_the_truth(subject: &dyn Subject) {
                 },
             )
             .await;
-        bench.until_revoke_says(&second, Revoked::AlreadyRun).await;
+        bench
+            .until_revoke_says(&second, Revoked::AlreadyRun, &mut consumer)
+            .await;
     } else {
         consumer.ack(&got[1..]).await;
     }
@@ -97,7 +101,9 @@ pub async fn a_task_waiting_for_its_retry_can_be_revoked(subject: &dyn Subject) 
     consumer
         .settle(got[0].receipt, How::Retry { after: millis(800) })
         .await;
-    bench.until_revoke_says(&task, Revoked::Revoked).await;
+    bench
+        .until_revoke_says(&task, Revoked::Revoked, &mut consumer)
+        .await;
     consumer.nothing(millis(1200)).await;
     consumer.close().await;
 }
@@ -193,7 +199,9 @@ pub async fn reschedule_tells_the_truth(subject: &dyn Subject) {
     let got = consumer.take(1).await;
     assert_eq!(bench.reschedule(&task, now).await, Rescheduled::Running);
     consumer.ack(&got).await;
-    bench.until_revoke_says(&task, Revoked::AlreadyRun).await;
+    bench
+        .until_revoke_says(&task, Revoked::AlreadyRun, &mut consumer)
+        .await;
     assert_eq!(bench.reschedule(&task, now).await, Rescheduled::AlreadyRun);
     let revoked = bench.send(delayed(subject, hours(1))).await;
     assert_eq!(bench.revoke(&revoked).await, Revoked::Revoked);

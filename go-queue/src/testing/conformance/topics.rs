@@ -334,6 +334,7 @@ pub async fn a_dead_letter_is_replayed_to_its_group_only(subject: &dyn Subject) 
         ..DeadQuery::default()
     };
     eventually("it is dead", async || {
+        failing.idle(millis(5)).await;
         dead.list(all()).await.expect("listed").len() == 1
     })
     .await;

@@ -11,10 +11,11 @@ use proptest::collection::vec;
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 
-use super::{Subject, eventually};
+use super::{Consumer, Subject, eventually};
 use crate::engine::{DeadQuery, Engine, Subscribe};
 use crate::message::Id;
 use crate::name::Side;
+use crate::time::millis;
 
 /// How many operations a sequence has at most.
 const LONGEST: usize = 60;
@@ -50,6 +51,8 @@ fn check<T: Debug>(
     let config = Config {
         cases: sequences,
         max_shrink_iters: 256,
+        // Checked between runs; a real engine takes its time for each.
+        max_shrink_time: 60_000,
         failure_persistence: None,
         ..Config::default()
     };
@@ -69,11 +72,24 @@ fn check<T: Debug>(
     assert!(report.is_none(), "{}", report.unwrap_or_default());
 }
 
-/// The cursor of a dead message, once it is listed for this subscription.
-async fn cursor_of(engine: &Arc<dyn Engine>, to: &Subscribe, id: Id) -> u64 {
+/// Lets every consumer take a turn, as its pump would: an engine may store a settlement only then.
+async fn turn<'a>(consumers: impl Iterator<Item = &'a mut Consumer>) {
+    for consumer in consumers {
+        consumer.idle(millis(5)).await;
+    }
+}
+
+/// The cursor of a dead message, once it is listed for this subscription; `consumers` may have to store it first.
+async fn cursor_of(
+    engine: &Arc<dyn Engine>,
+    to: &Subscribe,
+    id: Id,
+    consumers: &mut [Option<Consumer>],
+) -> u64 {
     let dead = engine.dead_letters().expect("declared");
     let mut cursor = None;
     eventually("it is among the dead letters", async || {
+        turn(consumers.iter_mut().flatten()).await;
         let query = DeadQuery {
             place: Some(to.place.clone()),
             group: to.group.clone(),

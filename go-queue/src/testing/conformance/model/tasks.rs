@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::super::{Consumer, KEEP, Subject, eventually, publish, task};
-use super::cursor_of;
+use super::{cursor_of, turn};
 use crate::delivery::{Delivery, How};
 use crate::engine::{Engine, Outgoing, Rescheduled, Revoked, Subscribe, TaskId};
 use crate::message::Id;
@@ -16,6 +16,9 @@ use crate::name::{Name, Place};
 use crate::time::{WallTime, hours, millis};
 
 const TUBE: Name = Name::literal("model");
+
+/// What is ready comes by then; shorter than elsewhere, since shrinking a failure waits for it many times.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum End {
@@ -94,8 +97,10 @@ enum At {
     Dead,
     /// Since this time.
     Done(Instant),
-    /// Revoked or purged.
+    /// Revoked.
     Gone,
+    /// It has run, and was purged from the dead letters.
+    Purged,
 }
 
 #[derive(Debug)]
@@ -184,7 +189,7 @@ impl Tasks<'_> {
                     let cursor = self.cursor(id).await;
                     let dead = self.engine.dead_letters().expect("declared");
                     assert_eq!(dead.purge(vec![cursor]).await.expect("purged"), 1);
-                    self.put(id, At::Gone);
+                    self.put(id, At::Purged);
                 }
             }
             Step::Leave { who } => self.leave(who).await,
@@ -229,7 +234,7 @@ impl Tasks<'_> {
             let id = out.id;
             let before = self.known.get(&id).map(|known| (known.at, known.named));
             let existed = match before {
-                None | Some((At::Gone, _)) => Some(false),
+                None | Some((At::Gone | At::Purged, _)) => Some(false),
                 // Whether it is still known depends on how fast this runs.
                 Some((At::Done(since), _)) if began - since > KEEP / 2 => None,
                 Some(_) => Some(true),
@@ -271,17 +276,36 @@ impl Tasks<'_> {
         self.consumers[who].as_mut().expect("opened")
     }
 
+    /// Receives so many by one consumer, and from the other what an engine may have fetched ahead for it.
     async fn receive(&mut self, who: usize, count: usize) {
-        let got = self.consumer(who).await.take(count).await;
-        for delivery in got {
-            let known = self
-                .known
-                .get_mut(&delivery.message.id)
-                .expect("it was sent");
-            assert_eq!(known.at, At::Ready, "only what is ready is delivered");
-            assert_eq!(delivery.message.attempt, known.starts + 1);
-            known.at = At::Held(who);
-            self.held.push((who, delivery));
+        self.consumer(who).await;
+        let began = Instant::now();
+        let mut left = count;
+        while left > 0 {
+            let waited = began.elapsed();
+            assert!(
+                waited < DEADLINE,
+                "{left} of {count} ready tasks did not come within {waited:?}"
+            );
+            for who in [who, 1 - who] {
+                let Some(consumer) = self.consumers[who].as_mut() else {
+                    continue;
+                };
+                for delivery in consumer.take_within(left, millis(200)).await {
+                    left -= 1;
+                    let known = self
+                        .known
+                        .get_mut(&delivery.message.id)
+                        .expect("it was sent");
+                    assert_eq!(known.at, At::Ready, "only what is ready is delivered");
+                    assert_eq!(delivery.message.attempt, known.starts + 1);
+                    known.at = At::Held(who);
+                    self.held.push((who, delivery));
+                }
+                if left == 0 {
+                    break;
+                }
+            }
         }
     }
 
@@ -337,6 +361,7 @@ impl Tasks<'_> {
             // The settlement may be under way.
             eventually("the settlement is stored", async || {
                 if said == Revoked::Running {
+                    turn(self.consumers.iter_mut().flatten()).await;
                     said = ask().await;
                 }
                 said != Revoked::Running
@@ -354,7 +379,7 @@ impl Tasks<'_> {
                 assert_eq!(said, Revoked::AlreadyRun);
             }
             // Without a name an engine need not remember for long.
-            At::Done(_) => assert!(
+            At::Done(_) | At::Purged => assert!(
                 matches!(said, Revoked::AlreadyRun | Revoked::Unknown),
                 "{said:?}"
             ),
@@ -383,6 +408,7 @@ impl Tasks<'_> {
         if !matches!(at, At::Held(_)) {
             eventually("the settlement is stored", async || {
                 if said == Rescheduled::Running {
+                    turn(self.consumers.iter_mut().flatten()).await;
                     said = ask().await;
                 }
                 said != Rescheduled::Running
@@ -396,7 +422,7 @@ impl Tasks<'_> {
             }
             At::Held(_) => assert_eq!(said, Rescheduled::Running),
             At::Dead => assert_eq!(said, Rescheduled::AlreadyRun),
-            At::Done(_) => {
+            At::Done(_) | At::Purged => {
                 assert!(
                     matches!(said, Rescheduled::AlreadyRun | Rescheduled::Unknown),
                     "{said:?}"
@@ -407,8 +433,8 @@ impl Tasks<'_> {
     }
 
     /// The cursor of a dead task, once it is listed.
-    async fn cursor(&self, id: Id) -> u64 {
-        cursor_of(&self.engine, &self.to, id).await
+    async fn cursor(&mut self, id: Id) -> u64 {
+        cursor_of(&self.engine, &self.to, id, &mut self.consumers).await
     }
 
     async fn replay(&mut self, id: Id) {

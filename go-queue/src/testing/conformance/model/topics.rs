@@ -187,7 +187,9 @@ impl Topics<'_> {
     }
 
     async fn replay(&mut self, group: usize, id: Id) {
-        let cursor = cursor_of(&self.engine, &self.readers[group].to, id).await;
+        let reader = &mut self.readers[group];
+        let consumers = std::slice::from_mut(&mut reader.consumer);
+        let cursor = cursor_of(&self.engine, &reader.to, id, consumers).await;
         let dead = self.engine.dead_letters().expect("declared");
         assert_eq!(dead.replay(vec![cursor]).await.expect("replayed"), 1);
         self.readers[group].read.insert(id, Read::Unread);
