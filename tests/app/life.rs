@@ -1,7 +1,6 @@
 //! The life of an app: start, hooks, readiness, quiet, stop, `run_until`, and the end of its own accord.
 
 use std::future::{pending, ready};
-use std::sync::Arc;
 use std::time::Duration;
 
 use go_queue::app::{App, AppError, Exit};
@@ -216,7 +215,7 @@ async fn chain(n: u32, producer: Producer, State(trail): State<Trail>) -> Result
     if n < 3 {
         chain::delay(n + 1, seconds(4)).send(&producer).await?;
     } else if n == 3 {
-        chain::delay(99, seconds(11)).send(&producer).await?;
+        chain::delay(99, seconds(13)).send(&producer).await?;
     }
     Ok(())
 }
@@ -236,7 +235,7 @@ async fn until_idle_waits_for_what_is_due_within_the_horizon_and_not_beyond() {
         .state(trail.clone())
         .on_start(|producer| async move { chain::now(1).send(&producer).await.map(drop) });
     run(app, &["run", "--until-idle"]).await.unwrap();
-    assert_eq!(trail.lines(), ["1", "2", "3"], "and not the one due in 11 s");
+    assert_eq!(trail.lines(), ["1", "2", "3"], "and not the one due in 13 s");
     let took = began.elapsed();
     assert!(took >= seconds(9) && took < seconds(11), "{took:?}");
 }
@@ -278,23 +277,4 @@ async fn until_idle_on_sqlite_ends_when_all_is_done() {
     });
     run(app, &["run", "--until-idle=4s"]).await.unwrap();
     assert_eq!(trail.lines(), ["+3.1", "-3", "+1.1", "-1"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn dropping_a_running_app_drops_its_handlers() {
-    struct Dropped(Trail);
-    impl Drop for Dropped {
-        fn drop(&mut self) {
-            self.0.add("dropped");
-        }
-    }
-    let stage = Stage::memory();
-    let (gate, trail) = (Gate::closed(), Trail::new());
-    let alive = Arc::new(Dropped(trail.clone()));
-    let running = app(&stage, &gate, &trail).state(alive).start().await.unwrap();
-    work::now(1).send(&running.producer()).await.unwrap();
-    trail.reach(1).await;
-    drop(running);
-    until("the state is gone", || trail.lines().len() == 2).await;
-    assert_eq!(trail.lines(), ["+1.1", "dropped"]);
 }

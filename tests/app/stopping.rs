@@ -123,3 +123,14 @@ async fn a_stop_without_work_is_at_once_and_a_deadline_of_zero_is_kept() {
     running.stop(Duration::ZERO).await.unwrap();
     assert!(began.elapsed() < seconds(1), "{:?}", began.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn dropping_a_running_app_drops_its_handlers() {
+    let stage = Stage::memory();
+    let trail = Trail::new();
+    let running = stage.app(handlers![deaf]).state(trail.clone()).start().await.unwrap();
+    deaf::now(()).send(&running.producer()).await.unwrap();
+    trail.reach(1).await;
+    drop(running);
+    assert_eq!(trail.reach(2).await, ["deaf began", "deaf was dropped"]);
+}
