@@ -234,6 +234,14 @@ fn a_key_that_means_two_handlers_names_both() {
 }
 
 #[test]
+fn an_entry_for_a_handler_that_is_linked_and_not_chosen_is_fine() {
+    let yaml = "handlers: { left: { concurrency: 3 }, alone: { concurrency: 4 } }";
+    app(handlers![left], yaml).check().unwrap();
+    // Two that were not chosen have this name. Whoever chooses them must say which.
+    app(handlers![mail], yaml).state(Arc::new(Mailer)).state(Bank).check().unwrap();
+}
+
+#[test]
 fn broken_yaml_is_told_with_its_line() {
     let report = file_report("name: billing\nkq:\n  group: g\n bad: [1\n");
     has(&report, &["1 problem", "app.yaml:"]);
@@ -262,11 +270,11 @@ fn an_unknown_key_is_told_with_line_column_and_suggestion() {
 
 #[test]
 fn problems_of_file_handlers_and_state_are_in_one_report() {
-    let yaml = "handlers: { nobody: { concurrency: 1 }, clicks: { batch: 2 } }";
+    let yaml = "handlers: { nobody: { concurrency: 1 }, nothing: { batch: 2 } }";
     let report = report(app(handlers![left, right, mail], yaml));
     has(
         &report,
-        &["`nobody`", "`clicks`", "two handlers for tube `shared`", "State<Bank>", "State<Arc<Mailer>>"],
+        &["handlers.nobody", "handlers.nothing", "two handlers for tube `shared`", "State<Bank>", "State<Arc<Mailer>>"],
     );
     has(&report, &["5 problems"]);
 }
@@ -278,7 +286,7 @@ fn names_that_break_the_rule_are_refused_in_the_file() {
         "tubes: {{ \"with space\": {{}}, \"with/slash\": {{}}, {long}: {{}} }}\nkq: {{ group: \"a b\" }}\n"
     );
     let report = file_report(&text);
-    has(&report, &["4 problems", "app.yaml:1:", "app.yaml:2:", "with space", "with/slash", "201"]);
+    has(&report, &["4 problems", "app.yaml:1:", "app.yaml:2:", "with space", "with/slash", "1 to 200 letters"]);
 }
 
 const fn by_hand(name: &'static str, source: Source) -> HandlerDef {

@@ -267,11 +267,7 @@ fn find(planned: &Planned, wanted: &str) -> Result<&'static HandlerDef, AppError
     let meant: Vec<_> = all
         .iter()
         .copied()
-        .filter(|def| {
-            let path = def.path();
-            path.strip_suffix(wanted)
-                .is_some_and(|before| before.is_empty() || before.ends_with("::"))
-        })
+        .filter(|def| def.is_meant_by(wanted))
         .collect();
     match meant[..] {
         [def] => Ok(def),
