@@ -97,7 +97,10 @@ impl AppPlan {
         if registry.is_empty() {
             problems.push(Problem::new("there are no handlers").remedy(LINK));
         }
-        let paths: Vec<_> = registry.iter().map(|def| (def.path(), def.location)).collect();
+        let paths: Vec<_> = registry
+            .iter()
+            .map(|def| (def.path(), def.location))
+            .collect();
         let matches = config.match_handlers(&paths);
         problems.extend(
             matches
@@ -252,8 +255,10 @@ fn place_of(def: &HandlerDef, name: &str, problems: &mut Vec<Problem>) -> Option
         }),
         // The attributes check names at compile time; hand-written definitions come here.
         Err(error) => {
-            problems
-                .push(Problem::new(format!("`{name}` is not a name: {error}")).at(def.location));
+            problems.push(
+                Problem::new(format!("`{}` is not a name: {error}", name.escape_debug()))
+                    .at(def.location),
+            );
             None
         }
     }
