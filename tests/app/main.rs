@@ -2,6 +2,12 @@
 //! processes where signals, exit codes or several processes matter. What the pump and the engines promise each for
 //! themselves is tested beside them; here is what a user of the whole sees.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::similar_names,
+    reason = "cases stand outside of their `#[test]`, which is stamped for each engine; and what began has begun"
+)]
+
 mod batches;
 mod extractors;
 mod failing;

@@ -119,7 +119,10 @@ impl Stage {
 
     /// Waits until there are so many dead letters, and no more.
     pub(crate) async fn dead(&self, count: usize) -> Vec<DeadLetter> {
-        let letters = self.engine().dead_letters().expect("both engines keep them");
+        let letters = self
+            .engine()
+            .dead_letters()
+            .expect("both engines keep them");
         let query = || DeadQuery {
             limit: 1000,
             ..DeadQuery::default()
@@ -140,7 +143,10 @@ impl Stage {
 
     /// Replays one.
     pub(crate) async fn replay(&self, letter: &DeadLetter) {
-        let letters = self.engine().dead_letters().expect("both engines keep them");
+        let letters = self
+            .engine()
+            .dead_letters()
+            .expect("both engines keep them");
         let replayed = letters.replay(vec![letter.cursor]).await;
         assert_eq!(replayed.expect("it can be replayed"), 1);
     }
@@ -152,8 +158,7 @@ fn path_in(folder: &Path) -> PathBuf {
 
 /// A configuration that is right.
 pub(crate) fn config(yaml: &str) -> Config {
-    Config::from_yaml(yaml, "app.yaml", &|_| None)
-        .unwrap_or_else(|errors| unreachable!("{errors}"))
+    Config::from_yaml(yaml, "app.yaml", &|_| None).unwrap_or_else(|errors| unreachable!("{errors}"))
 }
 
 /// Stops an app that has nothing left to do, and sees that it has not.
@@ -168,7 +173,10 @@ pub(crate) async fn stop(running: Running) {
 /// Waits until nothing is in hand.
 pub(crate) async fn settled(running: &Running) {
     until("nothing is in hand", || {
-        running.handlers().iter().all(|handler| handler.in_hand == 0)
+        running
+            .handlers()
+            .iter()
+            .all(|handler| handler.in_hand == 0)
     })
     .await;
 }
