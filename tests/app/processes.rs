@@ -346,8 +346,13 @@ fn the_log_shows_what_is_served_and_keeps_secrets_and_payloads() {
 }
 
 #[test]
-fn a_log_can_be_json() {
-    let site = Site::with("log: { format: json }\n");
+fn a_log_that_is_no_terminal_is_json_and_text_where_asked() {
+    let site = Site::new();
+    let text = site
+        .run(&["run", "--until-idle=0s", "--set", "log.format=text"])
+        .with(0);
+    text.says(&["INFO", "serving"]);
+    assert!(!text.err.contains(['{', '\u{1b}']), "{}", text.err);
     let ended = site.run(&["run", "--until-idle=0s"]).with(0);
     let lines: Vec<serde_json::Value> = ended
         .err
