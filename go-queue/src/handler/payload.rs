@@ -191,7 +191,7 @@ mod tests {
         for (payload, said) in [
             (
                 r#""secret, expected u7""#,
-                "invalid type: string, expected struct Card at line 1 column 22",
+                "invalid type: string, expected struct Card at line 1 column 21",
             ),
             (
                 r#"{"kind":"secret","pin":1}"#,
