@@ -113,7 +113,7 @@ async fn a_failing_record_is_tried_as_often_as_asked_and_replayed_to_its_group(s
     let letter = stage.dead(1).await.remove(0);
     assert_eq!((letter.attempts, &*letter.reason), (3, "no bank for 9"));
     assert_eq!(
-        letter.group.as_ref().map(|group| group.as_str()),
+        letter.group.as_ref().map(go_queue::name::Name::as_str),
         Some("billing")
     );
     trail.reach(6).await;

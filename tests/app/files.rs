@@ -219,3 +219,68 @@ async fn a_producer_alone_sends_revokes_and_reschedules() {
     assert_eq!(trail.reach(2).await, ["2", "3"]);
     crate::stage::stop(running).await;
 }
+
+#[dq_handler(tube = "weights", concurrency = 256)]
+async fn weigh(text: Text, State(trail): State<Trail>) {
+    trail.add(text.0.len());
+}
+
+#[tokio::test]
+async fn a_full_file_refuses_with_a_type_and_takes_again_when_it_is_drained() {
+    use go_queue::engine::PublishError;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.db");
+    let yaml = format!("sqlite: {{ path: {}, quota: 2MiB }}", path.display());
+    let producer = Producer::open(crate::stage::config(&yaml)).await.unwrap();
+    let heavy = || weigh::now(Text("x".repeat(20_000)));
+    let mut accepted = 0;
+    let refused = loop {
+        match heavy().send(&producer).await {
+            Ok(_) => accepted += 1,
+            Err(error) => break error,
+        }
+        assert!(accepted < 1000, "it is never full");
+    };
+    assert!(matches!(refused, PublishError::Full { .. }), "{refused}");
+    assert!(refused.to_string().contains("quota"), "{refused}");
+    assert!(accepted > 10, "{accepted}");
+    let trail = Trail::new();
+    let running = go_queue::app::App::new()
+        .handlers(handlers![weigh])
+        .state(trail.clone())
+        .config(crate::stage::config(&yaml))
+        .start()
+        .await
+        .unwrap();
+    trail.reach(accepted).await;
+    crate::stage::settled(&running).await;
+    heavy().send(&producer).await.unwrap();
+    heavy().send(&running.producer()).await.unwrap();
+    trail.reach(accepted + 2).await;
+    crate::stage::stop(running).await;
+    assert_eq!(trail.lines().len(), accepted + 2, "each ran once");
+}
+
+#[tokio::test]
+async fn a_clock_stepped_back_an_hour_loses_and_doubles_nothing() {
+    let stage = crate::stage::Stage::sqlite().await;
+    let trail = Trail::new();
+    let running = stage
+        .app(handlers![note])
+        .state(trail.clone())
+        .start()
+        .await
+        .unwrap();
+    let producer = running.producer();
+    note::now(1).send(&producer).await.unwrap();
+    trail.reach(1).await;
+    stage.clock.step(-3_600_000_000_000);
+    note::now(2).send(&producer).await.unwrap();
+    trail.reach(2).await;
+    note::delay(3, millis(50)).send(&producer).await.unwrap();
+    trail.reach(3).await;
+    stage.clock.step(3_600_000_000_000);
+    note::now(4).send(&producer).await.unwrap();
+    assert_eq!(trail.reach(4).await, ["1", "2", "3", "4"]);
+    crate::stage::stop(running).await;
+}

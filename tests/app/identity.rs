@@ -164,13 +164,20 @@ async fn event(n: u32, meta: Meta, State(trail): State<Trail>) -> Result<(), &'s
 }
 
 async fn a_record_of_one_id_runs_once_with_a_dedup_store(stage: Stage) {
+    one_run_for_each_id(&stage, "memory").await;
+}
+
+#[tokio::test]
+async fn a_record_of_one_id_runs_once_with_a_dedup_store_in_the_file() {
+    one_run_for_each_id(&Stage::sqlite().await, "sqlite").await;
+}
+
+async fn one_run_for_each_id(stage: &Stage, store: &str) {
+    let yaml = format!(
+        "topics: {{ events: {{ dedup: {{ store: {store} }} }} }}\nhandlers: {{ event: {{ retry: {{ backoff: 1ms..2ms }} }} }}"
+    );
     let trail = Trail::new();
-    let app = stage
-        .app_with(
-            handlers![event],
-            "topics: { events: { dedup: { store: memory } } }\nhandlers: { event: { retry: { backoff: 1ms..2ms } } }",
-        )
-        .state(trail.clone());
+    let app = stage.app_with(handlers![event], &yaml).state(trail.clone());
     let running = app.start().await.unwrap();
     let producer = running.producer();
     for n in [1, 1, 2, 2, 3, 1] {

@@ -4,8 +4,14 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
+    reason = "cases stand outside of their `#[test]`, which is stamped for each engine, and handlers panic on purpose"
+)]
+#![expect(
     clippy::similar_names,
-    reason = "cases stand outside of their `#[test]`, which is stamped for each engine; and what began has begun"
+    clippy::ignored_unit_patterns,
+    clippy::too_many_arguments,
+    reason = "what began has begun; `_: ()` is how a handler without a payload is written; and one takes every extractor"
 )]
 
 mod batches;

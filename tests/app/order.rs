@@ -281,12 +281,13 @@ async fn two(n: u32, meta: Meta, State(trail): State<Trail>) {
     trail.add(format_args!("two {n} of {}", meta.source));
 }
 
+const MORE: Topic<u32> = Topic::new("more-news");
+
 async fn two_groups_each_see_every_record(stage: Stage) {
     let trail = Trail::new();
     let app = stage.app(handlers![one, two]).state(trail.clone());
     let running = app.start().await.unwrap();
     let producer = running.producer();
-    const MORE: Topic<u32> = Topic::new("more-news");
     one::push(1).send(&producer).await.unwrap();
     MORE.push(2).send(&producer).await.unwrap();
     trail.reach(3).await;

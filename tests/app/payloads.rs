@@ -161,7 +161,7 @@ async fn a_record_that_does_not_decode_does_not_hold_its_key(stage: Stage) {
     let letters = stage.dead(1).await;
     is_kept_as_it_was(&letters[0]);
     assert_eq!(
-        letters[0].group.as_ref().map(|group| group.as_str()),
+        letters[0].group.as_ref().map(go_queue::name::Name::as_str),
         Some("g")
     );
     assert_eq!(letters[0].attempts, 1);
