@@ -132,7 +132,7 @@ impl Expansion<'_> {
         let (to, by) = (shown_place(place), plain(&self.function.sig.ident));
         let constructors = match self.side {
             Side::Dq => {
-                let priority = self.options.priority.map(|n| quote!(.priority(#n)));
+                let priority = self.options.priority.map(|n| quote!(.usual_priority(#n)));
                 let (delay, at) = (local("delay"), local("at"));
                 let now = format!(
                     "A task for {shown} {to}, to run as soon as possible; `{by}` handles it."

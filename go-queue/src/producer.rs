@@ -195,7 +195,10 @@ impl Parcel {
 pub struct Enqueue {
     parcel: Parcel,
     when: When,
-    priority: u32,
+    /// As said for this task.
+    priority: Option<u32>,
+    /// As said by the attribute.
+    usual_priority: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -230,7 +233,8 @@ impl Enqueue {
         Self {
             parcel: Parcel::new(tube, payload),
             when: When::Now,
-            priority: DEFAULT_PRIORITY,
+            priority: None,
+            usual_priority: DEFAULT_PRIORITY,
         }
     }
 
@@ -239,7 +243,8 @@ impl Enqueue {
         Self {
             parcel: Parcel::bytes(tube, payload, content),
             when: When::Now,
-            priority: DEFAULT_PRIORITY,
+            priority: None,
+            usual_priority: DEFAULT_PRIORITY,
         }
     }
 
@@ -255,9 +260,17 @@ impl Enqueue {
         self
     }
 
-    /// Lower goes first; 1024 unless said otherwise.
+    /// Lower goes first. Unless said here it is that of the handler: by the configuration if the handler is served by the
+    /// app of the producer, else by its attribute, else 1024.
     pub fn priority(mut self, priority: u32) -> Self {
-        self.priority = priority;
+        self.priority = Some(priority);
+        self
+    }
+
+    /// What the attribute says. Written by the attributes.
+    #[doc(hidden)]
+    pub fn usual_priority(mut self, priority: u32) -> Self {
+        self.usual_priority = priority;
         self
     }
 
@@ -399,7 +412,9 @@ mod sealed {
             let place = Place::Tube(super::checked(self.parcel.name)?);
             let due = self.when.due(&producer.0.clock)?;
             let route = producer.route(&place)?;
-            Ok((route, self.parcel.pack(place, due, self.priority)?))
+            let priority = self.priority.or(route.priority);
+            let priority = priority.unwrap_or(self.usual_priority);
+            Ok((route, self.parcel.pack(place, due, priority)?))
         }
 
         fn done(place: Place, published: &Published) -> super::TaskId {
@@ -444,9 +459,10 @@ impl Sendable for Enqueue {}
 impl Sendable for Push {}
 
 fn checked(name: &'static str) -> Result<Name, PublishError> {
-    Name::new(name).map_err(|error| PublishError::Unsupported {
-        engine: "any",
-        what: format!("send to `{name}`: {error}"),
+    Name::new(name).map_err(|error| PublishError::Name {
+        // It may hold anything, a line break too.
+        name: name.escape_debug().take(80).collect(),
+        error,
     })
 }
 
@@ -456,6 +472,7 @@ pub struct Route {
     name: &'static str,
     engine: Arc<dyn Engine>,
     publish: Arc<dyn Publish>,
+    priority: Option<u32>,
 }
 
 impl fmt::Debug for Route {
@@ -471,7 +488,15 @@ impl Route {
             name: engine.name(),
             publish: engine.publisher(),
             engine,
+            priority: None,
         }
+    }
+
+    /// The priority of tasks that do not say one.
+    #[must_use]
+    pub fn with_priority(mut self, priority: Option<u32>) -> Self {
+        self.priority = priority;
+        self
     }
 }
 
@@ -540,6 +565,21 @@ impl Producer {
             .get(place)
             .or(side.as_ref())
             .ok_or_else(unserved)
+    }
+
+    /// The engine of the first of these places, if what it accepts ends with this process.
+    pub(crate) fn loses_at_exit(
+        &self,
+        side: crate::name::Side,
+        names: &[&'static str],
+    ) -> Option<&'static str> {
+        let name = Name::new(names.first()?).ok()?;
+        let place = match side {
+            crate::name::Side::Tasks => Place::Tube(name),
+            crate::name::Side::Topics => Place::Topic(name),
+        };
+        let route = self.route(&place).ok()?;
+        (!route.engine.capabilities(side).durable).then_some(route.name)
     }
 
     /// Sends many with one completion for each thousand; one result for each, in order. Those that cannot be sent do not

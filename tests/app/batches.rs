@@ -51,13 +51,19 @@ async fn clicks_by_key(
     assert_eq!(batch.len(), keys.len());
     let first = Key(first);
     assert!(keys.iter().all(|key| *key == first), "{keys:?}");
-    trail.add(format_args!("{}:{batch:?}", first.as_str().unwrap_or("none")));
+    trail.add(format_args!(
+        "{}:{batch:?}",
+        first.as_str().unwrap_or("none")
+    ));
 }
 
 async fn a_batch_of_a_topic_has_one_key_in_order(stage: Stage) {
     let trail = Trail::new();
     let app = stage
-        .app_with(handlers![clicks_by_key], "topics: { clicks: { partitions: 2 } }")
+        .app_with(
+            handlers![clicks_by_key],
+            "topics: { clicks: { partitions: 2 } }",
+        )
         .state(trail.clone());
     let running = app.start().await.unwrap();
     let pushes = (0..60_u32).map(|n| clicks_by_key::push(n).key((n % 3).to_string()));
@@ -74,12 +80,20 @@ async fn a_batch_of_a_topic_has_one_key_in_order(stage: Stage) {
         by_key[key.parse::<usize>().unwrap()].extend(batch);
     }
     for (key, numbers) in (0_u32..).zip(by_key) {
-        assert_eq!(numbers, (0..60).filter(|n| n % 3 == key).collect::<Vec<_>>());
+        assert_eq!(
+            numbers,
+            (0..60).filter(|n| n % 3 == key).collect::<Vec<_>>()
+        );
     }
     stage.dead(0).await;
 }
 
-#[dq_handler(tube = "mixed", batch = 5, linger = "20ms", retry(max = 1, backoff = "1ms..2ms"))]
+#[dq_handler(
+    tube = "mixed",
+    batch = 5,
+    linger = "20ms",
+    retry(max = 1, backoff = "1ms..2ms")
+)]
 async fn mixed(batch: Vec<u32>, metas: Vec<Meta>, State(trail): State<Trail>) -> Vec<Outcome> {
     let outcome = |(n, meta): (u32, Meta)| {
         trail.add(format_args!("{n}.{}", meta.attempt));
@@ -112,7 +126,13 @@ async fn each_message_of_a_batch_has_its_own_outcome(stage: Stage) {
     stop(running).await;
 }
 
-#[kq_handler(topic = "short", group = "g", batch = 3, linger = "50ms", retry(max = 1, backoff = "1ms..2ms"))]
+#[kq_handler(
+    topic = "short",
+    group = "g",
+    batch = 3,
+    linger = "50ms",
+    retry(max = 1, backoff = "1ms..2ms")
+)]
 async fn short(batch: Vec<u32>, State(trail): State<Trail>) -> Vec<Outcome> {
     trail.add(format_args!("{batch:?}"));
     vec![Outcome::Done]
@@ -150,16 +170,29 @@ async fn what_does_not_decode_is_left_out_of_its_batch(stage: Stage) {
     let app = stage.app(handlers![partly]).state(trail.clone());
     let running = app.start().await.unwrap();
     let of = |text: &str| Enqueue::bytes("partly", text.as_bytes().to_vec(), ContentType::Json);
-    let sent = running.producer().send_all(["1", "true", "2", "{"].map(of)).await;
+    let sent = running
+        .producer()
+        .send_all(["1", "true", "2", "{"].map(of))
+        .await;
     assert!(sent.iter().all(Result::is_ok));
     let letters = stage.dead(2).await;
-    assert!(letters.iter().all(|letter| letter.reason.starts_with("undecodable")));
+    assert!(
+        letters
+            .iter()
+            .all(|letter| letter.reason.starts_with("undecodable"))
+    );
     until("two are done", || running.handlers()[0].counts.done == 2).await;
     stop(running).await;
     assert_eq!(trail.lines(), ["[1, 2]"]);
 }
 
-#[kq_handler(topic = "again", group = "g", batch = 4, linger = "50ms", retry(max = 2, backoff = "1ms..2ms"))]
+#[kq_handler(
+    topic = "again",
+    group = "g",
+    batch = 4,
+    linger = "50ms",
+    retry(max = 2, backoff = "1ms..2ms")
+)]
 async fn again(
     batch: Vec<u32>,
     meta: Meta,

@@ -30,7 +30,10 @@ async fn note(
         text: note.text.to_owned(),
         meta,
         key: key.0.map(|key| key.to_vec()),
-        headers: headers.iter().map(|(n, v)| (n.to_owned(), v.to_vec())).collect(),
+        headers: headers
+            .iter()
+            .map(|(n, v)| (n.to_owned(), v.to_vec()))
+            .collect(),
         place: None,
     });
     assert!(seen.is_ok());
@@ -47,7 +50,12 @@ struct Seen {
 
 async fn what_a_task_handler_is_told_is_true(stage: Stage) {
     let (seen, mut sees) = tokio::sync::mpsc::unbounded_channel::<Seen>();
-    let running = stage.app(handlers![note]).state(seen).start().await.unwrap();
+    let running = stage
+        .app(handlers![note])
+        .state(seen)
+        .start()
+        .await
+        .unwrap();
     let before = stage.clock.now();
     let due = stage.from_now(millis(30));
     let sent = note::at(Note { text: "tea" }, due)
@@ -69,13 +77,24 @@ async fn what_a_task_handler_is_told_is_true(stage: Stage) {
     assert!(before.as_millis() <= one.meta.at.as_millis() && one.meta.at <= after);
     assert_eq!(one.key.as_deref(), Some(&b"k\0y"[..]));
     let header = |name: &str, value: &[u8]| (name.to_owned(), value.to_vec());
-    assert_eq!(one.headers, [header("a", b"1"), header("b", b"\x00\xff"), header("a", b"")]);
+    assert_eq!(
+        one.headers,
+        [
+            header("a", b"1"),
+            header("b", b"\x00\xff"),
+            header("a", b"")
+        ]
+    );
     let named = note::now(Note { text: "now" }).id("name");
     let named = named.send(&running.producer()).await.unwrap();
     let two = sees.recv().await.unwrap();
     assert_eq!(two.meta.id, named.id());
     assert_eq!(two.meta.id, Id::named("notes", b"name"));
-    assert!(two.meta.due >= before && two.meta.due <= stage.clock.now(), "{:?}", two.meta);
+    assert!(
+        two.meta.due >= before && two.meta.due <= stage.clock.now(),
+        "{:?}",
+        two.meta
+    );
     stop(running).await;
 }
 
@@ -94,7 +113,10 @@ async fn record(
         text: note.text.to_owned(),
         meta,
         key: key.0.map(|key| key.to_vec()),
-        headers: headers.iter().map(|(n, v)| (n.to_owned(), v.to_vec())).collect(),
+        headers: headers
+            .iter()
+            .map(|(n, v)| (n.to_owned(), v.to_vec()))
+            .collect(),
         place: Some((partition, offset, at)),
     });
     assert!(seen.is_ok());
@@ -102,11 +124,18 @@ async fn record(
 
 async fn what_a_topic_handler_is_told_is_true(stage: Stage) {
     let (seen, mut sees) = tokio::sync::mpsc::unbounded_channel::<Seen>();
-    let running = stage.app(handlers![record]).state(seen).start().await.unwrap();
+    let running = stage
+        .app(handlers![record])
+        .state(seen)
+        .start()
+        .await
+        .unwrap();
     let producer = running.producer();
     for n in 0..3 {
         let before = stage.clock.now();
-        let push = record::push(Note { text: "tea" }).key("key").header("n", n.to_string());
+        let push = record::push(Note { text: "tea" })
+            .key("key")
+            .header("n", n.to_string());
         let pushed = push.send(&producer).await.unwrap();
         let after = stage.clock.now();
         let one = sees.recv().await.unwrap();
@@ -114,10 +143,16 @@ async fn what_a_topic_handler_is_told_is_true(stage: Stage) {
         assert_eq!((partition, offset), (pushed.partition, pushed.offset));
         assert_eq!(offset, n, "one key, one partition");
         assert!(partition < 8);
-        assert!(before.as_millis() <= at.as_millis() && at <= after, "{before} {at} {after}");
+        assert!(
+            before.as_millis() <= at.as_millis() && at <= after,
+            "{before} {at} {after}"
+        );
         assert_eq!(one.meta.at, at);
         assert_eq!(one.meta.id, pushed.id);
-        assert_eq!((&*one.meta.source, one.meta.group.as_deref()), ("notes", Some("g")));
+        assert_eq!(
+            (&*one.meta.source, one.meta.group.as_deref()),
+            ("notes", Some("g"))
+        );
         assert_eq!(one.key.as_deref(), Some(&b"key"[..]));
         assert_eq!(one.headers, [("n".to_owned(), n.to_string().into_bytes())]);
     }
@@ -144,7 +179,10 @@ async fn an_empty_key_and_no_key_are_different(stage: Stage) {
     topic_keys::push(3).send(&producer).await.unwrap();
     topic_keys::push(4).key("").send(&producer).await.unwrap();
     trail.reach(4).await;
-    assert_eq!(trail.sorted(), ["1 None", "2 Some(\"\")", "3 None", "4 Some(\"\")"]);
+    assert_eq!(
+        trail.sorted(),
+        ["1 None", "2 Some(\"\")", "3 None", "4 Some(\"\")"]
+    );
     stop(running).await;
 }
 
@@ -170,7 +208,10 @@ async fn a_handler_sees_the_state_it_names(stage: Stage) {
         .state(8_u16)
         .state(trail.clone());
     let running = app.start().await.unwrap();
-    greet::now("eve".to_owned()).send(&running.producer()).await.unwrap();
+    greet::now("eve".to_owned())
+        .send(&running.producer())
+        .await
+        .unwrap();
     assert_eq!(trail.reach(1).await, ["hello eve 7"]);
     stop(running).await;
 }
@@ -178,7 +219,13 @@ async fn a_handler_sees_the_state_it_names(stage: Stage) {
 #[tokio::test]
 async fn a_handler_is_still_a_function() {
     let trail = Trail::new();
-    greet("eve".to_owned(), State(Greeting("hi")), State(1), State(trail.clone())).await;
+    greet(
+        "eve".to_owned(),
+        State(Greeting("hi")),
+        State(1),
+        State(trail.clone()),
+    )
+    .await;
     keys(1, Key::default(), State(trail.clone())).await;
     assert_eq!(trail.lines(), ["hi eve 1", "1 None"]);
 }

@@ -62,13 +62,21 @@ async fn a_failing_task_is_tried_as_often_as_asked_and_replayed_with_its_id(stag
     fixed.0.store(true, Ordering::Relaxed);
     stage.replay(&letter).await;
     let lines = trail.reach(4).await;
-    assert_eq!(lines[3], format!("9 attempt 1 {id}"), "a replay starts counting again");
+    assert_eq!(
+        lines[3],
+        format!("9 attempt 1 {id}"),
+        "a replay starts counting again"
+    );
     stop(running).await;
     stage.dead(0).await;
     assert_eq!(trail.lines().len(), 4);
 }
 
-#[kq_handler(topic = "charges", group = "billing", retry(max = 2, backoff = "1ms..3ms"))]
+#[kq_handler(
+    topic = "charges",
+    group = "billing",
+    retry(max = 2, backoff = "1ms..3ms")
+)]
 async fn charge_record(
     n: u32,
     meta: Meta,
@@ -96,18 +104,29 @@ async fn a_failing_record_is_tried_as_often_as_asked_and_replayed_to_its_group(s
     let running = app.start().await.unwrap();
     let producer = running.producer();
     for n in [9, 1] {
-        charge_record::push(n).key("k").send(&producer).await.unwrap();
+        charge_record::push(n)
+            .key("k")
+            .send(&producer)
+            .await
+            .unwrap();
     }
     let letter = stage.dead(1).await.remove(0);
     assert_eq!((letter.attempts, &*letter.reason), (3, "no bank for 9"));
-    assert_eq!(letter.group.as_ref().map(|group| group.as_str()), Some("billing"));
+    assert_eq!(
+        letter.group.as_ref().map(go_queue::name::Name::as_str),
+        Some("billing")
+    );
     trail.reach(6).await;
     fixed.0.store(true, Ordering::Relaxed);
     stage.replay(&letter).await;
     let lines = trail.reach(7).await;
     assert_eq!(lines[6], "billing 9 attempt 1");
     stop(running).await;
-    let billing: Vec<_> = trail.lines().into_iter().filter(|l| l.starts_with('b')).collect();
+    let billing: Vec<_> = trail
+        .lines()
+        .into_iter()
+        .filter(|l| l.starts_with('b'))
+        .collect();
     assert_eq!(
         billing,
         [
@@ -160,14 +179,22 @@ async fn a_panic_counts_as_an_error_and_the_next_message_runs(stage: Stage) {
     }
     let mut reasons: Vec<_> = stage.dead(2).await.into_iter().map(|l| l.reason).collect();
     reasons.sort();
-    assert_eq!(reasons, ["panic: bad luck 2".into(), "panic: worse luck".into()]);
+    assert_eq!(
+        reasons,
+        ["panic: bad luck 2".into(), "panic: worse luck".into()]
+    );
     panics::now(1).send(&producer).await.unwrap();
     trail.reach(5).await;
     assert_eq!(trail.sorted(), ["1.1", "13.1", "13.2", "14.1", "14.2"]);
     stop(running).await;
 }
 
-#[dq_handler(tube = "hangs", timeout = "40ms", retry(max = 1, backoff = "1ms..2ms"), concurrency = 1)]
+#[dq_handler(
+    tube = "hangs",
+    timeout = "40ms",
+    retry(max = 1, backoff = "1ms..2ms"),
+    concurrency = 1
+)]
 async fn hangs(n: u32, State(trail): State<Trail>) {
     trail.add(n);
     if n == 1 {
@@ -175,7 +202,12 @@ async fn hangs(n: u32, State(trail): State<Trail>) {
     }
 }
 
-#[kq_handler(topic = "hangs", group = "g", timeout = "40ms", retry(max = 1, backoff = "1ms..2ms"))]
+#[kq_handler(
+    topic = "hangs",
+    group = "g",
+    timeout = "40ms",
+    retry(max = 1, backoff = "1ms..2ms")
+)]
 async fn hangs_on_a_topic(n: u32, State(trail): State<Trail>) {
     trail.add(n);
     if n == 1 {
@@ -192,7 +224,10 @@ async fn a_handler_that_hangs_is_stopped_by_its_timeout(stage: Stage) {
     trail.reach(1).await;
     hangs::now(2).send(&producer).await.unwrap();
     let letters = stage.dead(1).await;
-    assert_eq!(&*letters[0].reason, "timeout: the handler ran longer than 40ms");
+    assert_eq!(
+        &*letters[0].reason,
+        "timeout: the handler ran longer than 40ms"
+    );
     assert_eq!(letters[0].attempts, 2);
     trail.reach(3).await;
     assert_eq!(trail.sorted(), ["1", "1", "2"]);
@@ -206,7 +241,11 @@ async fn a_topic_handler_that_hangs_is_stopped_by_its_timeout(stage: Stage) {
     let running = app.start().await.unwrap();
     let producer = running.producer();
     for n in [1, 2] {
-        hangs_on_a_topic::push(n).key("k").send(&producer).await.unwrap();
+        hangs_on_a_topic::push(n)
+            .key("k")
+            .send(&producer)
+            .await
+            .unwrap();
     }
     assert_eq!(trail.reach(3).await, ["1", "1", "2"]);
     assert!(stage.dead(1).await[0].reason.starts_with("timeout"));
@@ -247,10 +286,16 @@ async fn every_outcome_is_obeyed(stage: Stage) {
     let running = app.start().await.unwrap();
     let producer = running.producer();
     for name in ["skip", "dead", "soon", "done"] {
-        outcomes::now(name.to_owned()).send(&producer).await.unwrap();
+        outcomes::now(name.to_owned())
+            .send(&producer)
+            .await
+            .unwrap();
     }
     trail.reach(5).await;
-    assert_eq!(trail.sorted(), ["dead 1", "done 1", "skip 1", "soon 1", "soon 2"]);
+    assert_eq!(
+        trail.sorted(),
+        ["dead 1", "done 1", "skip 1", "soon 1", "soon 2"]
+    );
     assert_eq!(&*stage.dead(1).await[0].reason, "of no use");
     until("all are settled", || {
         let counts = running.handlers()[0].counts;
@@ -258,8 +303,14 @@ async fn every_outcome_is_obeyed(stage: Stage) {
     })
     .await;
     // Several outcomes for one message are a mistake of the handler: an error, not a loss.
-    outcomes::now("each".to_owned()).send(&producer).await.unwrap();
-    until("it is counted", || running.handlers()[0].counts.retried == 2).await;
+    outcomes::now("each".to_owned())
+        .send(&producer)
+        .await
+        .unwrap();
+    until("it is counted", || {
+        running.handlers()[0].counts.retried == 2
+    })
+    .await;
     stop(running).await;
 }
 
@@ -317,7 +368,9 @@ impl<K: Kind> FromContext<K> for Tenant {
 
     async fn extract<'a>((): &'a (), cx: &'a Context) -> Result<Self, Rejection> {
         let headers = cx.message().headers();
-        let tenant = headers.get("tenant").and_then(|value| std::str::from_utf8(value).ok());
+        let tenant = headers
+            .get("tenant")
+            .and_then(|value| std::str::from_utf8(value).ok());
         match tenant {
             None => Err(Rejection::dead("no tenant")),
             Some("moving") if cx.message().attempt == 1 => Err("the tenant moves".into()),
@@ -336,14 +389,25 @@ async fn the_error_of_an_extractor_counts_as_the_handlers_own(stage: Stage) {
     let app = stage.app(handlers![serve]).state(trail.clone());
     let running = app.start().await.unwrap();
     let producer = running.producer();
-    serve::now(1).header("tenant", "acme").send(&producer).await.unwrap();
-    serve::now(2).header("tenant", "moving").send(&producer).await.unwrap();
+    serve::now(1)
+        .header("tenant", "acme")
+        .send(&producer)
+        .await
+        .unwrap();
+    serve::now(2)
+        .header("tenant", "moving")
+        .send(&producer)
+        .await
+        .unwrap();
     serve::now(3).send(&producer).await.unwrap();
     trail.reach(2).await;
     assert_eq!(trail.sorted(), ["1 for acme", "2 for moving"]);
     let letter = stage.dead(1).await.remove(0);
     assert_eq!((&*letter.reason, letter.attempts), ("no tenant", 1));
-    until("one was tried again", || running.handlers()[0].counts.retried == 1).await;
+    until("one was tried again", || {
+        running.handlers()[0].counts.retried == 1
+    })
+    .await;
     stop(running).await;
 }
 
@@ -374,14 +438,18 @@ struct Wall(Arc<(Mutex<bool>, Condvar)>);
 impl Wall {
     fn block(&self) {
         let (down, changed) = &*self.0;
-        let guard = down.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let guard = down
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let waited = changed.wait_timeout_while(guard, PATIENCE, |down| !*down);
         drop(waited);
     }
 
     fn tear_down(&self) {
         let (down, changed) = &*self.0;
-        *down.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = true;
+        *down
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = true;
         changed.notify_all();
     }
 }
@@ -396,7 +464,11 @@ async fn rude(n: u32, State(wall): State<Wall>, State(trail): State<Trail>) {
 fn polite(n: u32, State(wall): State<Wall>, State(trail): State<Trail>) -> Result<(), String> {
     trail.add(format_args!("blocks {n}"));
     wall.block();
-    if n == 2 { Err("unwell".to_owned()) } else { Ok(()) }
+    if n == 2 {
+        Err("unwell".to_owned())
+    } else {
+        Ok(())
+    }
 }
 
 #[dq_handler(tube = "free")]
@@ -429,7 +501,12 @@ async fn a_handler_that_blocks_its_thread_holds_no_other_handler() {
     others_go_on(Stage::sqlite().await).await;
 }
 
-#[dq_handler(tube = "threads", blocking, retry(max = 1, backoff = "1ms..2ms"), concurrency = 4)]
+#[dq_handler(
+    tube = "threads",
+    blocking,
+    retry(max = 1, backoff = "1ms..2ms"),
+    concurrency = 4
+)]
 async fn on_a_thread(n: u32, meta: Meta, State(gate): State<Gate>, State(trail): State<Trail>) {
     gate.pass().await;
     assert!(n != 3, "thread {n} attempt {}", meta.attempt);
@@ -459,7 +536,10 @@ async fn blocking_handlers_have_threads(stage: Stage) {
     wall.tear_down();
     let mut reasons: Vec<_> = stage.dead(2).await.into_iter().map(|l| l.reason).collect();
     reasons.sort();
-    assert_eq!(reasons, ["panic: thread 3 attempt 2".into(), "unwell".into()]);
+    assert_eq!(
+        reasons,
+        ["panic: thread 3 attempt 2".into(), "unwell".into()]
+    );
     stop(running).await;
 }
 
@@ -478,7 +558,10 @@ async fn sleepy(_: ()) {
 async fn a_hundred_hanging_runs_all_end_in_the_dead_letters() {
     let stage = Stage::memory();
     let running = stage.app(handlers![sleepy]).start().await.unwrap();
-    let sent = running.producer().send_all((0..100).map(|_| sleepy::now(()))).await;
+    let sent = running
+        .producer()
+        .send_all((0..100).map(|_| sleepy::now(())))
+        .await;
     assert!(sent.iter().all(Result::is_ok));
     stage.dead(100).await;
     stop(running).await;

@@ -27,8 +27,14 @@ fn made() -> Site {
 fn is_refused(site: &Site, parts: &[&str]) {
     for args in [&["run", "--until-idle=0s"][..], &["send", "job", "2"]] {
         let ended = site.run(args).with(2);
-        ended.says(&["the sqlite engine cannot open", "app-worker.db"]).says(parts);
-        assert!(!site.path("book").exists(), "no handler ran");
+        ended
+            .says(&["the sqlite engine cannot open", "app-worker.db"])
+            .says(parts);
+        let book = site.book();
+        assert!(
+            book.iter().all(|line| line == "stopped"),
+            "no handler ran: {book:?}"
+        );
     }
 }
 
@@ -36,12 +42,19 @@ fn is_refused(site: &Site, parts: &[&str]) {
 fn a_file_of_a_newer_version_is_refused() {
     let site = made();
     let file = Connection::open(site.path("data/app-worker.db")).unwrap();
-    let version: i64 = file.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    file.pragma_update(None, "user_version", version + 1).unwrap();
+    let version: i64 = file
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap();
+    file.pragma_update(None, "user_version", version + 1)
+        .unwrap();
     is_refused(&site, &["newer"]);
     file.pragma_update(None, "user_version", version).unwrap();
     site.run(&["run", "--until-idle=0s"]).with(0);
-    assert_eq!(site.book_has(1, "end"), ["end 1"], "nothing was lost meanwhile");
+    assert_eq!(
+        site.book_has(1, "end"),
+        ["end 1"],
+        "nothing was lost meanwhile"
+    );
 }
 
 #[test]
@@ -50,7 +63,9 @@ fn a_truncated_file_is_refused() {
     let path = site.path("data/app-worker.db");
     // Everything in the file itself, nothing in the log beside it.
     let file = Connection::open(&path).unwrap();
-    let _busy: i64 = file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
+    let _busy: i64 = file
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+        .unwrap();
     drop(file);
     let len = std::fs::metadata(&path).unwrap().len();
     let cut = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
@@ -65,7 +80,10 @@ fn a_file_that_is_no_database_is_refused_and_left_alone() {
     let text = "Dear diary, ".repeat(1000);
     site.write("data/app-worker.db", &text);
     is_refused(&site, &["not a database"]);
-    assert_eq!(std::fs::read_to_string(site.path("data/app-worker.db")).unwrap(), text);
+    assert_eq!(
+        std::fs::read_to_string(site.path("data/app-worker.db")).unwrap(),
+        text
+    );
 }
 
 #[test]
@@ -73,7 +91,8 @@ fn a_database_of_another_program_is_refused_and_left_alone() {
     let site = Site::new();
     std::fs::create_dir(site.path("data")).unwrap();
     let file = Connection::open(site.path("data/app-worker.db")).unwrap();
-    file.execute_batch("CREATE TABLE diary (text); INSERT INTO diary VALUES ('dear');").unwrap();
+    file.execute_batch("CREATE TABLE diary (text); INSERT INTO diary VALUES ('dear');")
+        .unwrap();
     is_refused(&site, &["another program"]);
     let tables: i64 = file
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
@@ -119,13 +138,19 @@ fn a_read_only_file_is_refused() {
 fn a_file_that_another_program_locks_is_refused_within_a_bound() {
     let site = made();
     let file = Connection::open(site.path("data/app-worker.db")).unwrap();
-    file.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; UPDATE meta SET value = value;")
-        .unwrap();
+    file.execute_batch(
+        "PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; UPDATE meta SET value = value;",
+    )
+    .unwrap();
     let began = Instant::now();
     let ended = site.run(&["run", "--until-idle=0s"]);
     assert!(matches!(ended.code, Some(1 | 2)), "{ended:?}");
     ended.says(&["app-worker.db", "lock"]);
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
     drop(file);
     site.run(&["run", "--until-idle=0s"]).with(0);
     assert_eq!(site.book_has(1, "end"), ["end 1"]);
@@ -173,7 +198,10 @@ async fn an_app_and_a_producer_say_what_is_wrong_with_the_file() {
 async fn a_producer_alone_sends_revokes_and_reschedules() {
     use go_queue::engine::Revoked;
     let folder = tempfile::tempdir().unwrap();
-    let yaml = format!("sqlite: {{ path: {}/new/file.db }}", folder.path().display());
+    let yaml = format!(
+        "sqlite: {{ path: {}/new/file.db }}",
+        folder.path().display()
+    );
     let producer = Producer::open(crate::stage::config(&yaml)).await.unwrap();
     let later = note::delay(1, hours(1)).send(&producer).await.unwrap();
     assert_eq!(producer.revoke(&later).await.unwrap(), Revoked::Revoked);
@@ -189,5 +217,70 @@ async fn a_producer_alone_sends_revokes_and_reschedules() {
     assert_eq!(trail.reach(1).await, ["2"]);
     note::now(3).send(&producer).await.unwrap();
     assert_eq!(trail.reach(2).await, ["2", "3"]);
+    crate::stage::stop(running).await;
+}
+
+#[dq_handler(tube = "weights", concurrency = 256)]
+async fn weigh(text: Text, State(trail): State<Trail>) {
+    trail.add(text.0.len());
+}
+
+#[tokio::test]
+async fn a_full_file_refuses_with_a_type_and_takes_again_when_it_is_drained() {
+    use go_queue::engine::PublishError;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.db");
+    let yaml = format!("sqlite: {{ path: {}, quota: 2MiB }}", path.display());
+    let producer = Producer::open(crate::stage::config(&yaml)).await.unwrap();
+    let heavy = || weigh::now(Text("x".repeat(20_000)));
+    let mut accepted = 0;
+    let refused = loop {
+        match heavy().send(&producer).await {
+            Ok(_) => accepted += 1,
+            Err(error) => break error,
+        }
+        assert!(accepted < 1000, "it is never full");
+    };
+    assert!(matches!(refused, PublishError::Full { .. }), "{refused}");
+    assert!(refused.to_string().contains("quota"), "{refused}");
+    assert!(accepted > 10, "{accepted}");
+    let trail = Trail::new();
+    let running = go_queue::app::App::new()
+        .handlers(handlers![weigh])
+        .state(trail.clone())
+        .config(crate::stage::config(&yaml))
+        .start()
+        .await
+        .unwrap();
+    trail.reach(accepted).await;
+    crate::stage::settled(&running).await;
+    heavy().send(&producer).await.unwrap();
+    heavy().send(&running.producer()).await.unwrap();
+    trail.reach(accepted + 2).await;
+    crate::stage::stop(running).await;
+    assert_eq!(trail.lines().len(), accepted + 2, "each ran once");
+}
+
+#[tokio::test]
+async fn a_clock_stepped_back_an_hour_loses_and_doubles_nothing() {
+    let stage = crate::stage::Stage::sqlite().await;
+    let trail = Trail::new();
+    let running = stage
+        .app(handlers![note])
+        .state(trail.clone())
+        .start()
+        .await
+        .unwrap();
+    let producer = running.producer();
+    note::now(1).send(&producer).await.unwrap();
+    trail.reach(1).await;
+    stage.clock.step(-3_600_000_000_000);
+    note::now(2).send(&producer).await.unwrap();
+    trail.reach(2).await;
+    note::delay(3, millis(50)).send(&producer).await.unwrap();
+    trail.reach(3).await;
+    stage.clock.step(3_600_000_000_000);
+    note::now(4).send(&producer).await.unwrap();
+    assert_eq!(trail.reach(4).await, ["1", "2", "3", "4"]);
     crate::stage::stop(running).await;
 }

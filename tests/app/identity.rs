@@ -35,7 +35,11 @@ async fn a_named_task_is_stored_once_while_it_waits_and_after_it_is_done_or_dead
     let app = stage.app(handlers![job, other]).state(trail.clone());
     let running = app.start().await.unwrap();
     let producer = running.producer();
-    let first = job::delay(1, millis(150)).id("one").send(&producer).await.unwrap();
+    let first = job::delay(1, millis(150))
+        .id("one")
+        .send(&producer)
+        .await
+        .unwrap();
     assert!(!first.existed());
     let again = job::now(2).id("one").send(&producer).await.unwrap();
     assert!(again.existed(), "it waits");
@@ -50,7 +54,10 @@ async fn a_named_task_is_stored_once_while_it_waits_and_after_it_is_done_or_dead
     let beast = job::now(666).id("beast").send(&producer).await.unwrap();
     stage.dead(1).await;
     let dead = job::now(5).id("beast").send(&producer).await.unwrap();
-    assert!(dead.existed() && dead.id() == beast.id(), "it is among the dead letters");
+    assert!(
+        dead.existed() && dead.id() == beast.id(),
+        "it is among the dead letters"
+    );
     stop(running).await;
     assert_eq!(trail.lines(), ["3", "1", "666"]);
 }
@@ -62,7 +69,9 @@ async fn names_of_one_send_all_are_stored_once(stage: Stage) {
     let producer = running.producer();
     let twice = (0..40).map(|n| job::now(n % 20).id((n % 20).to_string()));
     let results = producer.send_all(twice).await;
-    let existed = results.iter().filter(|result| result.as_ref().unwrap().existed());
+    let existed = results
+        .iter()
+        .filter(|result| result.as_ref().unwrap().existed());
     assert_eq!(existed.count(), 20);
     trail.reach(20).await;
     stop(running).await;
@@ -81,13 +90,20 @@ async fn revoke_says_what_became_of_the_task(stage: Stage) {
     let waits = held::delay(1, hours(1)).send(&producer).await.unwrap();
     let text: TaskId = waits.to_string().parse().unwrap();
     assert_eq!(producer.revoke(&text).await.unwrap(), Revoked::Revoked);
-    assert_eq!(producer.revoke(&waits).await.unwrap(), Revoked::Unknown, "it is gone");
+    assert_eq!(
+        producer.revoke(&waits).await.unwrap(),
+        Revoked::Unknown,
+        "it is gone"
+    );
 
     let runs = held::now(2).send(&producer).await.unwrap();
     trail.reach(1).await;
     assert_eq!(producer.revoke(&runs).await.unwrap(), Revoked::Running);
     gate.open(1);
-    until("it is done", || running.handlers().iter().any(|h| h.counts.done == 1)).await;
+    until("it is done", || {
+        running.handlers().iter().any(|h| h.counts.done == 1)
+    })
+    .await;
 
     let named = job::now(3).id("three").send(&producer).await.unwrap();
     trail.reach(2).await;
@@ -99,7 +115,9 @@ async fn revoke_says_what_became_of_the_task(stage: Stage) {
 
     let stranger = "held:01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
     assert_eq!(producer.revoke(&stranger).await.unwrap(), Revoked::Unknown);
-    let nowhere = "nowhere:01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+    let nowhere = "nowhere:01890a5d-ac96-774b-bcce-b302099a8057"
+        .parse()
+        .unwrap();
     assert_eq!(producer.revoke(&nowhere).await.unwrap(), Revoked::Unknown);
     stop(running).await;
     assert_eq!(trail.lines(), ["2", "3", "666"]);
@@ -112,7 +130,9 @@ async fn a_revoke_that_races_the_run_tells_exactly_one_truth(stage: Stage) {
     let producer = running.producer();
     let mut revoked = Vec::new();
     // Due while they are being taken back.
-    let tasks: Vec<_> = (0..300).map(|n| job::delay(n, millis(u64::from(n) % 40))).collect();
+    let tasks: Vec<_> = (0..300)
+        .map(|n| job::delay(n, millis(u64::from(n) % 40)))
+        .collect();
     let ids = producer.send_all(tasks).await;
     for (n, id) in ids.into_iter().enumerate() {
         if producer.revoke(&id.unwrap()).await.unwrap() == Revoked::Revoked {
@@ -136,25 +156,44 @@ async fn a_revoke_that_races_the_run_tells_exactly_one_truth(stage: Stage) {
 async fn event(n: u32, meta: Meta, State(trail): State<Trail>) -> Result<(), &'static str> {
     trail.add(n);
     // The first run of one fails: a claim that was not confirmed lets it run again.
-    if n == 2 && meta.attempt == 1 { Err("again") } else { Ok(()) }
+    if n == 2 && meta.attempt == 1 {
+        Err("again")
+    } else {
+        Ok(())
+    }
 }
 
 async fn a_record_of_one_id_runs_once_with_a_dedup_store(stage: Stage) {
+    one_run_for_each_id(&stage, "memory").await;
+}
+
+#[tokio::test]
+async fn a_record_of_one_id_runs_once_with_a_dedup_store_in_the_file() {
+    one_run_for_each_id(&Stage::sqlite().await, "sqlite").await;
+}
+
+async fn one_run_for_each_id(stage: &Stage, store: &str) {
+    let yaml = format!(
+        "topics: {{ events: {{ dedup: {{ store: {store} }} }} }}\nhandlers: {{ event: {{ retry: {{ backoff: 1ms..2ms }} }} }}"
+    );
     let trail = Trail::new();
-    let app = stage
-        .app_with(
-            handlers![event],
-            "topics: { events: { dedup: { store: memory } } }\nhandlers: { event: { retry: { backoff: 1ms..2ms } } }",
-        )
-        .state(trail.clone());
+    let app = stage.app_with(handlers![event], &yaml).state(trail.clone());
     let running = app.start().await.unwrap();
     let producer = running.producer();
     for n in [1, 1, 2, 2, 3, 1] {
         let push = event::push(n).key("k").id(n.to_string());
         push.send(&producer).await.unwrap();
     }
-    event::push(4).key("k").id("4").send(&producer).await.unwrap();
+    event::push(4)
+        .key("k")
+        .id("4")
+        .send(&producer)
+        .await
+        .unwrap();
     assert_eq!(trail.reach(5).await, ["1", "2", "2", "3", "4"]);
-    until("all are settled", || running.handlers()[0].counts.duplicates == 3).await;
+    until("all are settled", || {
+        running.handlers()[0].counts.duplicates == 3
+    })
+    .await;
     stop(running).await;
 }

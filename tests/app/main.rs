@@ -2,6 +2,18 @@
 //! processes where signals, exit codes or several processes matter. What the pump and the engines promise each for
 //! themselves is tested beside them; here is what a user of the whole sees.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "cases stand outside of their `#[test]`, which is stamped for each engine, and handlers panic on purpose"
+)]
+#![expect(
+    clippy::similar_names,
+    clippy::ignored_unit_patterns,
+    clippy::too_many_arguments,
+    reason = "what began has begun; `_: ()` is how a handler without a payload is written; and one takes every extractor"
+)]
+
 mod batches;
 mod extractors;
 mod failing;

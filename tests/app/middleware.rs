@@ -20,7 +20,10 @@ struct Stamp(&'static str, Option<Trail>);
 impl Middleware for Stamp {
     fn call<'a>(&'a self, cx: &'a Context, next: Next<'a>) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
-            let trail = self.1.clone().or_else(|| TRAIL.with(|t| t.borrow().clone()));
+            let trail = self
+                .1
+                .clone()
+                .or_else(|| TRAIL.with(|t| t.borrow().clone()));
             let write = |text: String| {
                 if let Some(trail) = &trail {
                     trail.add(text);
@@ -115,8 +118,16 @@ async fn a_layer_can_end_a_run_and_change_its_outcome(stage: Stage) {
         .middleware(Guard);
     let running = app.start().await.unwrap();
     let producer = running.producer();
-    guarded::now(1).header("guard", "skip").send(&producer).await.unwrap();
-    guarded::now(2).header("guard", "dead").send(&producer).await.unwrap();
+    guarded::now(1)
+        .header("guard", "skip")
+        .send(&producer)
+        .await
+        .unwrap();
+    guarded::now(2)
+        .header("guard", "dead")
+        .send(&producer)
+        .await
+        .unwrap();
     guarded::now(3).send(&producer).await.unwrap();
     guarded::now(4).send(&producer).await.unwrap();
     let mut reasons: Vec<_> = stage.dead(2).await.into_iter().map(|l| l.reason).collect();
@@ -153,8 +164,16 @@ async fn a_panic_in_a_layer_is_an_error_and_a_layer_around_blocking_works(stage:
         .middleware(Guard);
     let running = app.start().await.unwrap();
     let producer = running.producer();
-    guarded::now(1).header("guard", "panic").send(&producer).await.unwrap();
-    on_a_thread::now(2).header("guard", "dead").send(&producer).await.unwrap();
+    guarded::now(1)
+        .header("guard", "panic")
+        .send(&producer)
+        .await
+        .unwrap();
+    on_a_thread::now(2)
+        .header("guard", "dead")
+        .send(&producer)
+        .await
+        .unwrap();
     on_a_thread::now(3).send(&producer).await.unwrap();
     let mut told: Vec<_> = stage
         .dead(2)

@@ -74,7 +74,11 @@ async fn several_lanes_keep_the_order_of_each_key_and_do_everything(stage: Stage
 #[kq_handler(topic = "bills", group = "g", order = key, retry(max = 3, backoff = "30ms..30ms"))]
 async fn bill(text: String, meta: Meta, State(trail): State<Trail>) -> Result<(), &'static str> {
     trail.add(format_args!("{text} {}", meta.attempt));
-    if text == "bad 0" { Err("refused") } else { Ok(()) }
+    if text == "bad 0" {
+        Err("refused")
+    } else {
+        Ok(())
+    }
 }
 
 async fn a_failing_key_holds_its_own_records_and_no_others(stage: Stage) {
@@ -98,7 +102,9 @@ async fn a_failing_key_holds_its_own_records_and_no_others(stage: Stage) {
     assert_eq!(of("good"), ["good 0 1", "good 1 1", "good 2 1"]);
     assert_eq!(
         of("bad"),
-        ["bad 0 1", "bad 0 2", "bad 0 3", "bad 0 4", "bad 1 1", "bad 2 1"]
+        [
+            "bad 0 1", "bad 0 2", "bad 0 3", "bad 0 4", "bad 1 1", "bad 2 1"
+        ]
     );
     let last_good = lines.iter().position(|line| line == "good 2 1").unwrap();
     let given_up = lines.iter().position(|line| line == "bad 0 4").unwrap();
@@ -109,7 +115,10 @@ async fn a_failing_key_holds_its_own_records_and_no_others(stage: Stage) {
 async fn a_failed_record_is_set_aside_at_once_where_asked(stage: Stage) {
     let trail = Trail::new();
     let app = stage
-        .app_with(handlers![bill], "handlers: { bill: { on_retry: dead_letter } }")
+        .app_with(
+            handlers![bill],
+            "handlers: { bill: { on_retry: dead_letter } }",
+        )
         .state(trail.clone());
     let running = app.start().await.unwrap();
     for n in 0..2 {
@@ -147,7 +156,11 @@ async fn partition_order_holds_the_whole_partition(stage: Stage) {
     }
     trail.reach(1).await;
     until("all are in hand", || running.handlers()[0].in_hand == 5).await;
-    assert_eq!(trail.lines(), ["0"], "one at a time, though the keys differ");
+    assert_eq!(
+        trail.lines(),
+        ["0"],
+        "one at a time, though the keys differ"
+    );
     gate.open(5);
     assert_eq!(trail.reach(5).await, ["0", "1", "2", "3", "4"]);
     stop(running).await;
@@ -161,7 +174,11 @@ async fn without_order_records_of_one_key_run_side_by_side(stage: Stage) {
         .state(gate.clone());
     let running = app.start().await.unwrap();
     for n in 0..5 {
-        free_entry::push(n).key("k").send(&running.producer()).await.unwrap();
+        free_entry::push(n)
+            .key("k")
+            .send(&running.producer())
+            .await
+            .unwrap();
     }
     trail.reach(5).await;
     gate.open(5);
@@ -190,13 +207,16 @@ async fn deleted(event: Deleted, State(trail): State<Trail>) {
 
 async fn a_header_decides_between_handlers_of_one_topic_and_group(stage: Stage) {
     let trail = Trail::new();
-    let app = stage
-        .app(handlers![created, deleted])
-        .state(trail.clone());
+    let app = stage.app(handlers![created, deleted]).state(trail.clone());
     let running = app.start().await.unwrap();
     let producer = running.producer();
     let created = |id| created::push(Created { id }).key("k");
-    let deleted = |why: &str| deleted::push(Deleted { why: why.to_owned() }).key("k");
+    let deleted = |why: &str| {
+        deleted::push(Deleted {
+            why: why.to_owned(),
+        })
+        .key("k")
+    };
     for push in [
         created(1).header("type", "created"),
         deleted("old").header("type", "deleted"),
@@ -232,8 +252,14 @@ async fn what_no_handler_takes_is_skipped_where_asked(stage: Stage) {
         .state(trail.clone());
     let running = app.start().await.unwrap();
     let producer = running.producer();
-    created::push(Created { id: 1 }).key("k").send(&producer).await.unwrap();
-    let last = created::push(Created { id: 2 }).key("k").header("type", "created");
+    created::push(Created { id: 1 })
+        .key("k")
+        .send(&producer)
+        .await
+        .unwrap();
+    let last = created::push(Created { id: 2 })
+        .key("k")
+        .header("type", "created");
     last.send(&producer).await.unwrap();
     assert_eq!(trail.reach(1).await, ["created 2"]);
     until("both are settled", || {
@@ -255,15 +281,19 @@ async fn two(n: u32, meta: Meta, State(trail): State<Trail>) {
     trail.add(format_args!("two {n} of {}", meta.source));
 }
 
+const MORE: Topic<u32> = Topic::new("more-news");
+
 async fn two_groups_each_see_every_record(stage: Stage) {
     let trail = Trail::new();
     let app = stage.app(handlers![one, two]).state(trail.clone());
     let running = app.start().await.unwrap();
     let producer = running.producer();
-    const MORE: Topic<u32> = Topic::new("more-news");
     one::push(1).send(&producer).await.unwrap();
     MORE.push(2).send(&producer).await.unwrap();
     trail.reach(3).await;
     stop(running).await;
-    assert_eq!(trail.sorted(), ["one 1", "two 1 of news", "two 2 of more-news"]);
+    assert_eq!(
+        trail.sorted(),
+        ["one 1", "two 1 of news", "two 2 of more-news"]
+    );
 }

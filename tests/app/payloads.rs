@@ -51,7 +51,9 @@ fn is_kept_as_it_was(letter: &DeadLetter) {
     assert_eq!(letter.body.payload(), BROKEN);
     assert_eq!(letter.body.key(), b"k");
     let headers = go_queue::message::headers::iter(letter.body.raw_headers());
-    let headers: Vec<_> = headers.map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
+    let headers: Vec<_> = headers
+        .map(|(name, value)| (name.to_vec(), value.to_vec()))
+        .collect();
     assert_eq!(headers, [(b"trace".to_vec(), b"\x00\xffid".to_vec())]);
     assert_eq!(letter.content, ContentType::Json);
 }
@@ -85,7 +87,11 @@ async fn a_task_that_does_not_decode_becomes_a_dead_letter_with_its_bytes(stage:
     assert_eq!(letter.id, sent.id());
     assert_eq!(letter.attempts, 1, "it is not tried again");
     assert_eq!(&*letter.handler, "strict");
-    assert!(letter.reason.starts_with("undecodable: "), "{}", letter.reason);
+    assert!(
+        letter.reason.starts_with("undecodable: "),
+        "{}",
+        letter.reason
+    );
     assert!(matches!(&letter.place, Place::Tube(name) if name.as_str() == "strict"));
     let counts = running.handlers()[0].counts;
     assert_eq!((counts.dead, counts.done, counts.retried), (1, 1, 0));
@@ -135,18 +141,29 @@ async fn a_record_that_does_not_decode_does_not_hold_its_key(stage: Stage) {
     let app = stage.app(handlers![strict_topic]).state(trail.clone());
     let running = app.start().await.unwrap();
     let producer = running.producer();
-    strict_topic::push(Order { id: 1 }).key("k").send(&producer).await.unwrap();
+    strict_topic::push(Order { id: 1 })
+        .key("k")
+        .send(&producer)
+        .await
+        .unwrap();
     Push::bytes("strict", BROKEN.to_vec(), ContentType::Json)
         .key("k")
         .header("trace", b"\x00\xffid")
         .send(&producer)
         .await
         .unwrap();
-    strict_topic::push(Order { id: 2 }).key("k").send(&producer).await.unwrap();
+    strict_topic::push(Order { id: 2 })
+        .key("k")
+        .send(&producer)
+        .await
+        .unwrap();
     assert_eq!(trail.reach(2).await, ["1", "2"]);
     let letters = stage.dead(1).await;
     is_kept_as_it_was(&letters[0]);
-    assert_eq!(letters[0].group.as_ref().map(|group| group.as_str()), Some("g"));
+    assert_eq!(
+        letters[0].group.as_ref().map(go_queue::name::Name::as_str),
+        Some("g")
+    );
     assert_eq!(letters[0].attempts, 1);
     stop(running).await;
 }
@@ -208,8 +225,14 @@ async fn every_kind_of_payload_comes_through(stage: Stage) {
     let running = app.start().await.unwrap();
     let producer = running.producer();
     borrowed::now("b".into()).send(&producer).await.unwrap();
-    text::now(Text("naïve \"text\"".to_owned())).send(&producer).await.unwrap();
-    raw::now(Raw(Bytes::from_static(b"\x00\xff"))).send(&producer).await.unwrap();
+    text::now(Text("naïve \"text\"".to_owned()))
+        .send(&producer)
+        .await
+        .unwrap();
+    raw::now(Raw(Bytes::from_static(b"\x00\xff")))
+        .send(&producer)
+        .await
+        .unwrap();
     raw::now(Raw(Bytes::new())).send(&producer).await.unwrap();
     list::now(Json(vec![1, 2])).send(&producer).await.unwrap();
     unit::now(()).send(&producer).await.unwrap();

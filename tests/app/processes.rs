@@ -26,7 +26,10 @@ fn each_once(book: &[String], count: u32) {
 /// Sends jobs from this process.
 fn send_jobs(site: &Site, count: u32) {
     let path = site.path("data/app-worker.db");
-    site.write("producer.yaml", &format!("sqlite: {{ path: {} }}\n", path.display()));
+    site.write(
+        "producer.yaml",
+        &format!("sqlite: {{ path: {} }}\n", path.display()),
+    );
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let producer = Producer::open(site.path("producer.yaml")).await.unwrap();
@@ -39,23 +42,34 @@ fn send_jobs(site: &Site, count: u32) {
 #[test]
 fn check_says_that_all_is_well_or_what_is_not() {
     let site = Site::with("handlers: { job: { concurrency: 3 } }\n");
-    site.run(&["check"])
-        .with(0)
-        .says(&["fit together", "tube `jobs`", "config.yaml:1", "attribute", "default"]);
+    site.run(&["check"]).with(0).says(&[
+        "fit together",
+        "tube `jobs`",
+        "config.yaml:1",
+        "attribute",
+        "default",
+    ]);
     assert!(!site.path("data").exists(), "it opens nothing");
-    site.write("config.yaml", "handlers:\n  jbo: { concurrency: 3 }\nshutdwon: {}\n");
+    site.write(
+        "config.yaml",
+        "handlers:\n  jbo: { concurrency: 3 }\nshutdwon: {}\n",
+    );
     let ended = site.run(&["check"]).with(2);
     ended.says(&["config.yaml:3:1", "did you mean `shutdown`?"]);
     assert_eq!(ended.out, "", "a report goes to standard error");
     site.write("config.yaml", "handlers:\n  jbo: { concurrency: 3 }\n");
-    site.run(&["check"]).with(2).says(&["config.yaml:2:3", "did you mean `job`?"]);
+    site.run(&["check"])
+        .with(2)
+        .says(&["config.yaml:2:3", "did you mean `job`?"]);
     assert!(!site.path("data").exists());
 }
 
 #[test]
 fn handlers_are_listed_for_people_and_for_programs() {
     let site = Site::with("handlers: { audit: { enabled: false } }\n");
-    let people = site.run(&["handlers", "--set", "handlers.job.concurrency=5"]).with(0);
+    let people = site
+        .run(&["handlers", "--set", "handlers.job.concurrency=5"])
+        .with(0);
     let file = site.path("data").canonicalize().unwrap_or_else(|_| {
         let folder = site.path("").canonicalize().unwrap();
         folder.join("data/app-worker.db")
@@ -92,12 +106,27 @@ fn handlers_are_listed_for_people_and_for_programs() {
 #[test]
 fn help_is_no_error_and_a_wrong_command_line_is() {
     let site = Site::new();
-    site.run(&["--help"]).with(0).says(&["run", "check", "handlers", "send", "--set", "--until-idle"]);
-    site.run(&["send", "--help"]).with(0).says(&["--delay", "--at", "--key", "--id"]);
+    site.run(&["--help"]).with(0).says(&[
+        "run",
+        "check",
+        "handlers",
+        "send",
+        "--set",
+        "--until-idle",
+    ]);
+    site.run(&["send", "--help"])
+        .with(0)
+        .says(&["--delay", "--at", "--key", "--id"]);
     site.run(&["hanlders"]).with(2).says(&["handlers"]);
-    site.run(&["run", "--until-idle=soon"]).with(2).says(&["soon", "is not a duration"]);
-    site.run(&["check", "--nonsense"]).with(2).says(&["--nonsense"]);
-    site.run(&["check", "--set", "handlers.job.concurrency"]).with(2).says(&["there is no `=`"]);
+    site.run(&["run", "--until-idle=soon"])
+        .with(2)
+        .says(&["soon", "is not a duration"]);
+    site.run(&["check", "--nonsense"])
+        .with(2)
+        .says(&["--nonsense"]);
+    site.run(&["check", "--set", "handlers.job.concurrency"])
+        .with(2)
+        .says(&["there is no `=`"]);
     site.run(&["check", "--set", "handlers.job.concurency=3"])
         .with(2)
         .says(&["handlers.job.concurency", "did you mean `concurrency`?"]);
@@ -107,28 +136,60 @@ fn help_is_no_error_and_a_wrong_command_line_is() {
 fn send_sends_with_every_option_and_refuses_what_is_wrong() {
     let site = Site::new();
     let send = |args: &[&str]| {
-        let all: Vec<_> = std::iter::once("send").chain(args.iter().copied()).collect();
+        let all: Vec<_> = std::iter::once("send")
+            .chain(args.iter().copied())
+            .collect();
         site.run(&all)
     };
     send(&["greet", "eve"]).with(0).says(&["greetings:"]);
-    send(&["app_worker::greet", "adam", "--key", "k", "--delay", "300ms"]).with(0);
+    send(&[
+        "app_worker::greet",
+        "adam",
+        "--key",
+        "k",
+        "--delay",
+        "300ms",
+    ])
+    .with(0);
     send(&["greet", "past", "--at", "2020-01-31T08:00:00Z"]).with(0);
     send(&["greet", "named", "--id", "one"]).with(0);
     let again = send(&["greet", "named", "--id", "one"]).with(0);
     again.says(&["it was there already"]);
-    send(&["audit", r#"{"a":1}"#, "--key", "k"]).with(0).says(&["partition", "offset 0"]);
-    send(&["audit", "[2]", "--key", "k"]).with(0).says(&["offset 1"]);
+    send(&["audit", r#"{"a":1}"#, "--key", "k"])
+        .with(0)
+        .says(&["partition", "offset 0"]);
+    send(&["audit", "[2]", "--key", "k"])
+        .with(0)
+        .says(&["offset 1"]);
 
-    send(&["gret", "x"]).with(2).says(&["there is no handler `gret`", "did you mean `greet`?"]);
-    send(&["job", "\"seven\""]).with(2).says(&["the payload is not a u32", "app-worker.rs:"]);
-    send(&["job", "7 8"]).with(2).says(&["the payload is not a u32"]);
-    send(&["job", "7", "--delay", "-5s"]).with(2).says(&["must not be negative"]);
-    send(&["job", "7", "--delay", "soon"]).with(2).says(&["is not a duration"]);
-    send(&["job", "7", "--delay", "500years"]).says(&["2262"]);
-    send(&["job", "7", "--at", "tomorrow"]).with(2).says(&["2030-01-31T08:00:00Z"]);
+    send(&["gret", "x"])
+        .with(2)
+        .says(&["there is no handler `gret`", "did you mean `greet`?"]);
+    send(&["job", "\"seven\""])
+        .with(2)
+        .says(&["the payload does not decode as `u32`", "app-worker.rs:"]);
+    send(&["job", "7 8"])
+        .with(2)
+        .says(&["the payload does not decode as `u32`"]);
+    send(&["job", "7", "--delay", "-5s"])
+        .with(2)
+        .says(&["must not be negative"]);
+    send(&["job", "7", "--delay", "soon"])
+        .with(2)
+        .says(&["is not a duration"]);
+    send(&["job", "7", "--delay", "200000d"])
+        .with(1)
+        .says(&["2262"]);
+    send(&["job", "7", "--at", "tomorrow"])
+        .with(2)
+        .says(&["2030-01-31T08:00:00Z"]);
     send(&["job", "7", "--delay", "1s", "--at", "2030-01-31T08:00:00Z"]).with(2);
-    send(&["audit", "1", "--delay", "1s"]).with(2).says(&["a topic has no delay"]);
-    send(&["greet", &"x".repeat(70_000)]).with(1).says(&["the limit is 65535"]);
+    send(&["audit", "1", "--delay", "1s"])
+        .with(2)
+        .says(&["a topic has no delay"]);
+    send(&["greet", &"x".repeat(70_000)])
+        .with(1)
+        .says(&["the limit is 65535"]);
     send(&["greet"]).with(2).says(&["PAYLOAD"]);
 
     site.run(&["run", "--until-idle=2s"]).with(0);
@@ -137,7 +198,7 @@ fn send_sends_with_every_option_and_refuses_what_is_wrong() {
     assert_eq!(
         book,
         [
-            r#"event [2] k"#,
+            "event [2] k",
             r#"event {"a":1} k"#,
             "hello adam k",
             "hello eve no key",
@@ -166,7 +227,8 @@ fn the_priority_of_the_attribute_and_of_the_configuration_holds_for_send() {
     };
     site.run(&["send", "job", "1"]).with(0);
     assert_eq!(priority("jobs"), 9);
-    site.run(&["send", "greet", "eve", "--set", "handlers.greet.priority=3"]).with(0);
+    site.run(&["send", "greet", "eve", "--set", "handlers.greet.priority=3"])
+        .with(0);
     assert_eq!(priority("greetings"), 3);
 }
 
@@ -176,39 +238,71 @@ fn the_configuration_is_found_by_f_by_the_environment_and_by_name() {
     site.write("flag.yaml", "name: by-flag\n");
     site.write("env.yaml", "name: by-env\n");
     site.run(&["handlers"]).with(0).says(&["data/by-name.db"]);
-    site.run(&["handlers", "-f", "flag.yaml"]).with(0).says(&["data/by-flag.db"]);
+    site.run(&["handlers", "-f", "flag.yaml"])
+        .with(0)
+        .says(&["data/by-flag.db"]);
     let with_env = |args: &[&str], file: &str| {
         Worker::spawn(site.command(args).env("GO_QUEUE_CONFIG", file)).wait()
     };
-    with_env(&["handlers"], "env.yaml").with(0).says(&["data/by-env.db"]);
-    with_env(&["handlers", "-f", "flag.yaml"], "env.yaml").with(0).says(&["data/by-flag.db"]);
-    with_env(&["handlers", "--set", "name=by-set"], "env.yaml").with(0).says(&["data/by-set.db"]);
-    with_env(&["handlers"], "none.yaml").with(2).says(&["none.yaml", "GO_QUEUE_CONFIG"]);
-    site.run(&["handlers", "-f", "none.yaml"]).with(2).says(&["cannot read", "none.yaml"]);
+    with_env(&["handlers"], "env.yaml")
+        .with(0)
+        .says(&["data/by-env.db"]);
+    with_env(&["handlers", "-f", "flag.yaml"], "env.yaml")
+        .with(0)
+        .says(&["data/by-flag.db"]);
+    with_env(&["handlers", "--set", "name=by-set"], "env.yaml")
+        .with(0)
+        .says(&["data/by-set.db"]);
+    with_env(&["handlers"], "none.yaml")
+        .with(2)
+        .says(&["none.yaml", "GO_QUEUE_CONFIG"]);
+    site.run(&["handlers", "-f", "none.yaml"])
+        .with(2)
+        .says(&["cannot read", "none.yaml"]);
 }
 
 #[test]
 fn each_ending_has_its_exit_code() {
     let site = Site::new();
     site.run(&["run", "--until-idle=0s"]).with(0);
-    let mode = |mode: &str, args: &[&str]| {
-        Worker::spawn(site.command(args).env("APP_MODE", mode)).wait()
-    };
-    mode("fail to start", &["run"]).with(1).says(&["a start hook failed: no licence"]);
-    mode("no handlers", &["run"]).with(2).says(&["there are no handlers", "use my_handlers as _;"]);
+    let mode =
+        |mode: &str, args: &[&str]| Worker::spawn(site.command(args).env("APP_MODE", mode)).wait();
+    mode("fail to start", &["run"])
+        .with(1)
+        .says(&["a start hook failed: no licence"]);
+    mode("no handlers", &["run"])
+        .with(2)
+        .says(&["there are no handlers", "use my_handlers as _;"]);
     mode("no handlers", &["check"]).with(2);
     let without_book = Worker::spawn(site.command(&["run"]).env_remove("APP_BOOK")).wait();
-    without_book.with(2).says(&["4 problems", "State<Book>", "app_worker::job", "app_worker::audit"]);
+    without_book.with(2).says(&[
+        "4 problems",
+        "State<Book>",
+        "app_worker::job",
+        "app_worker::audit",
+    ]);
     send_jobs(&site, 1);
     let slow = Worker::spawn(
-        site.command(&["run", "--set", "shutdown.deadline=100ms", "--set", "shutdown.drain=100ms"])
-            .env("APP_PACE", "600000"),
+        site.command(&[
+            "run",
+            "--set",
+            "shutdown.deadline=100ms",
+            "--set",
+            "shutdown.drain=100ms",
+        ])
+        .env("APP_PACE", "600000"),
     );
     site.book_has(1, "begin 0");
     slow.signal(Signal::TERM);
     let began = Instant::now();
-    slow.wait().with(3).says(&["1 messages were still running after 100ms and were handed back"]);
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    slow.wait()
+        .with(3)
+        .says(&["1 messages were still running after 100ms and were handed back"]);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[test]
@@ -216,16 +310,32 @@ fn the_log_shows_what_is_served_and_keeps_secrets_and_payloads() {
     let yaml = "dq: { engine: sqlite, redis: { host: \"h:1\", pass: hunter2 } }\nkq: { engine: sqlite, security: { username: u, password: hunter3 } }\nadmin: { token: hunter4 }\n";
     let site = Site::with(yaml);
     site.run(&["send", "fail", "\"hunter5\""]).with(0);
-    let jobs = Enqueue::bytes("jobs", b"\"hunter6\"".to_vec(), go_queue::message::ContentType::Json);
+    let jobs = Enqueue::bytes(
+        "jobs",
+        b"\"hunter6\"".to_vec(),
+        go_queue::message::ContentType::Json,
+    );
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let path = site.path("data/app-worker.db");
-    site.write("producer.yaml", &format!("sqlite: {{ path: {} }}\n", path.display()));
+    site.write(
+        "producer.yaml",
+        &format!("sqlite: {{ path: {} }}\n", path.display()),
+    );
     runtime.block_on(async {
         let producer = Producer::open(site.path("producer.yaml")).await.unwrap();
         jobs.send(&producer).await.unwrap();
     });
-    let ended = site.run(&["run", "--until-idle=0s", "--set", "log.level=trace"]).with(0);
-    ended.says(&["serving", "tube `jobs`", "topic `events`, group `audit`", "app-worker.db", "concurrency", "of no use"]);
+    let ended = site
+        .run(&["run", "--until-idle=0s", "--set", "log.level=trace"])
+        .with(0);
+    ended.says(&[
+        "serving",
+        "tube `jobs`",
+        "topic `events`, group `audit`",
+        "app-worker.db",
+        "concurrency",
+        "of no use",
+    ]);
     assert_eq!(ended.out, "", "the log goes to standard error");
     let others = ["check", "handlers"].map(|command| site.run(&[command]).with(0));
     let json = site.run(&["handlers", "--json"]).with(0);
@@ -236,15 +346,26 @@ fn the_log_shows_what_is_served_and_keeps_secrets_and_payloads() {
 }
 
 #[test]
-fn a_log_can_be_json() {
-    let site = Site::with("log: { format: json }\n");
+fn a_log_that_is_no_terminal_is_json_and_text_where_asked() {
+    let site = Site::new();
+    let text = site
+        .run(&["run", "--until-idle=0s", "--set", "log.format=text"])
+        .with(0);
+    text.says(&["INFO", "serving"]);
+    assert!(!text.err.contains(['{', '\u{1b}']), "{}", text.err);
     let ended = site.run(&["run", "--until-idle=0s"]).with(0);
     let lines: Vec<serde_json::Value> = ended
         .err
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert!(lines.iter().any(|line| line["fields"]["message"] == "serving"), "{}", ended.err);
+    assert!(
+        lines
+            .iter()
+            .any(|line| line["fields"]["message"] == "serving"),
+        "{}",
+        ended.err
+    );
 }
 
 #[test]
@@ -257,7 +378,11 @@ fn sigterm_under_load_finishes_what_runs_and_leaves_the_rest_uncounted() {
     worker.signal(Signal::TERM);
     let began = Instant::now();
     let ended = worker.wait().with(0);
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
     ended.says(&["SIGTERM", "stopping", "stopped"]);
     let book = site.book();
     let begun = book.iter().filter(|line| line.starts_with("begin")).count();
@@ -291,16 +416,27 @@ fn a_second_signal_hands_back_what_runs_at_once_and_uncounted() {
     worker.signal(Signal::INT);
     let began = Instant::now();
     let ended = worker.wait().with(3);
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
     ended.says(&["second signal", "4 messages were still running"]);
-    assert!(!ended.err.contains("after 25s"), "it was not the deadline: {}", ended.err);
+    assert!(
+        !ended.err.contains("after 25s"),
+        "it was not the deadline: {}",
+        ended.err
+    );
     let book = site.book();
     assert!(!book.iter().any(|line| line.starts_with("end")), "{book:?}");
     assert_eq!(book.last().unwrap(), "stopped", "the stop hooks ran");
     std::fs::remove_file(site.path("book")).unwrap();
     let began = Instant::now();
     site.run(&["run", "--until-idle=1s"]).with(0);
-    assert!(began.elapsed() < Duration::from_secs(20), "they were back at once");
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "they were back at once"
+    );
     each_once(&site.book(), 6);
 }
 
@@ -350,15 +486,20 @@ fn a_producer_process_wakes_a_worker_process() {
     let worker = site.start(&["run"]);
     let mut sent = 0;
     for n in 0..5 {
-        site.run(&["send", "audit", &n.to_string(), "--key", "k"]).with(0);
-        site.run(&["send", "greet", &format!("n{n}"), "--delay", "50ms"]).with(0);
+        site.run(&["send", "audit", &n.to_string(), "--key", "k"])
+            .with(0);
+        site.run(&["send", "greet", &format!("n{n}"), "--delay", "50ms"])
+            .with(0);
         sent += 1;
         site.book_has(sent, "event");
         site.book_has(sent, "hello");
     }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let path = site.path("data/app-worker.db");
-    site.write("producer.yaml", &format!("sqlite: {{ path: {} }}\n", path.display()));
+    site.write(
+        "producer.yaml",
+        &format!("sqlite: {{ path: {} }}\n", path.display()),
+    );
     runtime.block_on(async {
         let producer = Producer::open(site.path("producer.yaml")).await.unwrap();
         let json = go_queue::message::ContentType::Json;
@@ -368,10 +509,18 @@ fn a_producer_process_wakes_a_worker_process() {
     site.book_has(6, "event");
     worker.signal(Signal::TERM);
     worker.wait().with(0);
-    let events: Vec<_> = site.book().into_iter().filter(|line| line.starts_with("event")).collect();
+    let events: Vec<_> = site
+        .book()
+        .into_iter()
+        .filter(|line| line.starts_with("event"))
+        .collect();
     let wanted: Vec<_> = (0..6).map(|n| format!("event {n} k")).collect();
     assert_eq!(events, wanted, "one key, in order");
-    assert!(!site.book().iter().any(|line| line.ends_with("early")), "{:?}", site.book());
+    assert!(
+        !site.book().iter().any(|line| line.ends_with("early")),
+        "{:?}",
+        site.book()
+    );
 }
 
 #[test]
@@ -379,7 +528,12 @@ fn two_workers_share_the_tasks_and_a_stop_of_one_is_no_loss() {
     const COUNT: u32 = 60;
     let site = Site::new();
     send_jobs(&site, COUNT);
-    let start = || Worker::spawn(site.command(&["run", "--until-idle=1s"]).env("APP_PACE", "40"));
+    let start = || {
+        Worker::spawn(
+            site.command(&["run", "--until-idle=1s"])
+                .env("APP_PACE", "40"),
+        )
+    };
     let (one, two) = (start(), start());
     site.book_has(12, "end");
     one.signal(Signal::TERM);

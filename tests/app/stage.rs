@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use go_queue::app::{App, Running};
 use go_queue::config::Config;
-use go_queue::engine::memory::Memory;
+use go_queue::engine::memory::{Memory, MemoryConfig};
 use go_queue::engine::sqlite::{self, Sqlite};
-use go_queue::engine::{DeadLetter, DeadQuery, Engine};
+use go_queue::engine::{DeadLetter, DeadQuery, Engine, TopicConfig};
 use go_queue::handler::Registry;
-use go_queue::name::Side;
+use go_queue::name::{Name, Side};
 use go_queue::time::{Clock, WallTime};
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, watch};
@@ -19,6 +19,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// Nothing here takes so long unless it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Topics that are not cut into eight. On SQLite the app's configuration says so; the memory engine is given to the app as it is.
+const PARTITIONS: [(&str, u32); 3] = [("bills", 1), ("ledger", 1), ("clicks", 2)];
 
 /// The engine under an app. Outlives the app, as a server or a file does.
 pub(crate) struct Stage {
@@ -40,8 +43,16 @@ impl Stage {
     pub(crate) fn memory() -> Self {
         let now = WallTime::from_system(SystemTime::now()).expect("now is a time");
         let clock = Clock::following_tokio(now);
+        let mut config = MemoryConfig::new(clock.clone());
+        for (topic, partitions) in PARTITIONS {
+            let kept = TopicConfig {
+                partitions,
+                ..TopicConfig::default()
+            };
+            config.topics.insert(Name::literal(topic), kept);
+        }
         Self {
-            engine: Kind::Memory(Memory::new(clock.clone())),
+            engine: Kind::Memory(Memory::with(config)),
             clock,
         }
     }
@@ -108,7 +119,10 @@ impl Stage {
 
     /// Waits until there are so many dead letters, and no more.
     pub(crate) async fn dead(&self, count: usize) -> Vec<DeadLetter> {
-        let letters = self.engine().dead_letters().expect("both engines keep them");
+        let letters = self
+            .engine()
+            .dead_letters()
+            .expect("both engines keep them");
         let query = || DeadQuery {
             limit: 1000,
             ..DeadQuery::default()
@@ -129,7 +143,10 @@ impl Stage {
 
     /// Replays one.
     pub(crate) async fn replay(&self, letter: &DeadLetter) {
-        let letters = self.engine().dead_letters().expect("both engines keep them");
+        let letters = self
+            .engine()
+            .dead_letters()
+            .expect("both engines keep them");
         let replayed = letters.replay(vec![letter.cursor]).await;
         assert_eq!(replayed.expect("it can be replayed"), 1);
     }
@@ -141,8 +158,7 @@ fn path_in(folder: &Path) -> PathBuf {
 
 /// A configuration that is right.
 pub(crate) fn config(yaml: &str) -> Config {
-    Config::from_yaml(yaml, "app.yaml", &|_| None)
-        .unwrap_or_else(|errors| unreachable!("{errors}"))
+    Config::from_yaml(yaml, "app.yaml", &|_| None).unwrap_or_else(|errors| unreachable!("{errors}"))
 }
 
 /// Stops an app that has nothing left to do, and sees that it has not.
@@ -157,7 +173,10 @@ pub(crate) async fn stop(running: Running) {
 /// Waits until nothing is in hand.
 pub(crate) async fn settled(running: &Running) {
     until("nothing is in hand", || {
-        running.handlers().iter().all(|handler| handler.in_hand == 0)
+        running
+            .handlers()
+            .iter()
+            .all(|handler| handler.in_hand == 0)
     })
     .await;
 }

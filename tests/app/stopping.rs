@@ -8,9 +8,7 @@ use tokio::time::Instant;
 
 use crate::stage::{Stage, Trail, on_both_engines, stop, until};
 
-on_both_engines!(
-    a_handler_that_listens_ends_by_itself_at_its_timeout_and_its_outcome_counts,
-);
+on_both_engines!(a_handler_that_listens_ends_by_itself_at_its_timeout_and_its_outcome_counts,);
 
 #[dq_handler(tube = "listens", timeout = "50ms", retry = none)]
 async fn listens(how: String, cancel: Cancel, State(trail): State<Trail>) -> Result<(), String> {
@@ -35,7 +33,10 @@ async fn a_handler_that_listens_ends_by_itself_at_its_timeout_and_its_outcome_co
         listens::now(how.to_owned()).send(&producer).await.unwrap();
     }
     trail.reach(2).await;
-    assert_eq!(trail.sorted(), ["done was told: true", "fail was told: true"]);
+    assert_eq!(
+        trail.sorted(),
+        ["done was told: true", "fail was told: true"]
+    );
     assert_eq!(&*stage.dead(1).await[0].reason, "gave up");
     until("one is done", || running.handlers()[0].counts.done == 1).await;
     assert_eq!(running.handlers()[0].counts.timeouts, 2);
@@ -49,11 +50,21 @@ async fn the_grace_after_a_timeout_ends() {
     let app = stage.app(handlers![listens]).state(trail.clone());
     let running = app.start().await.unwrap();
     let began = Instant::now();
-    listens::now("late".to_owned()).send(&running.producer()).await.unwrap();
+    listens::now("late".to_owned())
+        .send(&running.producer())
+        .await
+        .unwrap();
     let letters = stage.dead(1).await;
-    assert!(letters[0].reason.starts_with("timeout"), "{}", letters[0].reason);
+    assert!(
+        letters[0].reason.starts_with("timeout"),
+        "{}",
+        letters[0].reason
+    );
     let took = began.elapsed();
-    assert!(took >= seconds(5) && took < seconds(6), "50 ms and the grace of 5 s: {took:?}");
+    assert!(
+        took >= seconds(5) && took < seconds(6),
+        "50 ms and the grace of 5 s: {took:?}"
+    );
     stop(running).await;
 }
 
@@ -98,12 +109,21 @@ async fn at_an_abort_every_handler_is_told_and_all_goes_back(stage: Stage) {
     hears::now(()).send(&producer).await.unwrap();
     thread::now(()).send(&producer).await.unwrap();
     trail.reach(3).await;
-    until("they are counted", || running.handlers().iter().all(|h| h.running == 1)).await;
+    until("they are counted", || {
+        running.handlers().iter().all(|h| h.running == 1)
+    })
+    .await;
     let ended = running.stop(millis(30)).await;
-    assert!(matches!(ended, Err(AppError::Deadline { handed_back: 3, .. })), "{ended:?}");
+    assert!(
+        matches!(ended, Err(AppError::Deadline { handed_back: 3, .. })),
+        "{ended:?}"
+    );
     let mut told = trail.reach(6).await.split_off(3);
     told.sort();
-    assert_eq!(told, ["deaf was dropped", "hears was dropped", "thread was told"]);
+    assert_eq!(
+        told,
+        ["deaf was dropped", "hears was dropped", "thread was told"]
+    );
     stage.dead(0).await;
 }
 
@@ -118,8 +138,29 @@ async fn at_an_abort_every_handler_is_told() {
 async fn a_stop_without_work_is_at_once_and_a_deadline_of_zero_is_kept() {
     let stage = Stage::memory();
     let trail = Trail::new();
-    let running = stage.app(handlers![deaf]).state(trail.clone()).start().await.unwrap();
+    let running = stage
+        .app(handlers![deaf])
+        .state(trail.clone())
+        .start()
+        .await
+        .unwrap();
     let began = Instant::now();
     running.stop(Duration::ZERO).await.unwrap();
     assert!(began.elapsed() < seconds(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_a_running_app_drops_its_handlers() {
+    let stage = Stage::memory();
+    let trail = Trail::new();
+    let running = stage
+        .app(handlers![deaf])
+        .state(trail.clone())
+        .start()
+        .await
+        .unwrap();
+    deaf::now(()).send(&running.producer()).await.unwrap();
+    trail.reach(1).await;
+    drop(running);
+    assert_eq!(trail.reach(2).await, ["deaf began", "deaf was dropped"]);
 }

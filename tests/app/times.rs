@@ -27,6 +27,7 @@ on_both_engines!(
     a_delay_beyond_the_calendar_is_refused_and_a_century_is_stored,
     no_task_is_early,
     a_lower_priority_number_goes_first,
+    the_priority_of_the_configuration_goes_before_that_of_the_attribute,
     a_task_met_too_late_becomes_a_dead_letter_and_one_in_time_runs,
     no_more_start_in_a_time_than_the_rate_says,
     a_task_that_waits_is_moved_to_another_time,
@@ -40,11 +41,23 @@ async fn no_delay_a_zero_delay_and_a_time_in_the_past_run_now(stage: Stage) {
     let producer = running.producer();
     let text = str::to_owned;
     note::now(text("now")).send(&producer).await.unwrap();
-    note::delay(text("zero"), Duration::ZERO).send(&producer).await.unwrap();
-    note::at(text("hour ago"), stage.ago(hours(1))).send(&producer).await.unwrap();
-    note::at(text("1970"), SystemTime::UNIX_EPOCH).send(&producer).await.unwrap();
+    note::delay(text("zero"), Duration::ZERO)
+        .send(&producer)
+        .await
+        .unwrap();
+    note::at(text("hour ago"), stage.ago(hours(1)))
+        .send(&producer)
+        .await
+        .unwrap();
+    note::at(text("1970"), SystemTime::UNIX_EPOCH)
+        .send(&producer)
+        .await
+        .unwrap();
     let before = SystemTime::UNIX_EPOCH - days(1);
-    note::at(text("1969"), before).send(&producer).await.unwrap();
+    note::at(text("1969"), before)
+        .send(&producer)
+        .await
+        .unwrap();
     trail.reach(5).await;
     assert_eq!(trail.sorted(), ["1969", "1970", "hour ago", "now", "zero"]);
     stop(running).await;
@@ -56,7 +69,11 @@ async fn a_delay_beyond_the_calendar_is_refused_and_a_century_is_stored(stage: S
     let running = app.start().await.unwrap();
     let producer = running.producer();
     // Beyond an i64 of nanoseconds, of milliseconds, and of seconds.
-    for delay in [days(300 * 365), Duration::from_millis(u64::MAX), Duration::MAX] {
+    for delay in [
+        days(300 * 365),
+        Duration::from_millis(u64::MAX),
+        Duration::MAX,
+    ] {
         let refused = note::delay("never".to_owned(), delay).send(&producer).await;
         let Err(PublishError::DelayOutOfRange { delay: said }) = &refused else {
             unreachable!("{refused:?}")
@@ -66,7 +83,10 @@ async fn a_delay_beyond_the_calendar_is_refused_and_a_century_is_stored(stage: S
     }
     let beyond = SystemTime::UNIX_EPOCH + days(300 * 365);
     let refused = note::at("never".to_owned(), beyond).send(&producer).await;
-    assert!(matches!(refused, Err(PublishError::DelayOutOfRange { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(PublishError::DelayOutOfRange { .. })),
+        "{refused:?}"
+    );
     let century = note::delay("far".to_owned(), days(100 * 365));
     let far = century.send(&producer).await.unwrap();
     note::now("near".to_owned()).send(&producer).await.unwrap();
@@ -115,21 +135,74 @@ async fn a_lower_priority_number_goes_first(stage: Stage) {
         .state(gate.clone());
     let running = app.start().await.unwrap();
     let producer = running.producer();
-    ranked::now("in front".to_owned()).send(&producer).await.unwrap();
+    ranked::now("in front".to_owned())
+        .send(&producer)
+        .await
+        .unwrap();
     trail.reach(1).await;
-    for (name, priority) in [("low", 2000), ("urgent", 0), ("high", 5), ("lowest", u32::MAX)] {
+    for (name, priority) in [
+        ("low", 2000),
+        ("urgent", 0),
+        ("high", 5),
+        ("lowest", u32::MAX),
+    ] {
         let task = ranked::now(name.to_owned()).priority(priority);
         task.send(&producer).await.unwrap();
     }
-    ranked::now("middle".to_owned()).send(&producer).await.unwrap();
+    ranked::now("middle".to_owned())
+        .send(&producer)
+        .await
+        .unwrap();
     let by_attribute = ranked_by_its_attribute::now("attribute".to_owned());
     by_attribute.send(&producer).await.unwrap();
     gate.open(7);
     assert_eq!(
         trail.reach(7).await,
-        ["in front", "urgent", "high", "attribute", "middle", "low", "lowest"]
+        [
+            "in front",
+            "urgent",
+            "high",
+            "attribute",
+            "middle",
+            "low",
+            "lowest"
+        ]
     );
     stop(running).await;
+}
+
+#[dq_handler(tube = "ranked", concurrency = 1, priority = 7)]
+async fn ranked_seven(name: String, State(gate): State<Gate>, State(trail): State<Trail>) {
+    trail.add(name);
+    gate.pass().await;
+}
+
+async fn the_priority_of_the_configuration_goes_before_that_of_the_attribute(stage: Stage) {
+    for (yaml, third) in [
+        ("", "own"),
+        ("handlers: { ranked_seven: { priority: 2000 } }", "usual"),
+    ] {
+        let (gate, trail) = (Gate::closed(), Trail::new());
+        let stage = if stage.is_memory() {
+            Stage::memory()
+        } else {
+            Stage::sqlite().await
+        };
+        let app = stage
+            .app_with(handlers![ranked_seven], yaml)
+            .state(trail.clone())
+            .state(gate.clone());
+        let running = app.start().await.unwrap();
+        let producer = running.producer();
+        let send = |name: &str| ranked_seven::now(name.to_owned());
+        send("in front").send(&producer).await.unwrap();
+        trail.reach(1).await;
+        send("usual").send(&producer).await.unwrap();
+        send("own").priority(1000).send(&producer).await.unwrap();
+        gate.open(3);
+        assert_eq!(trail.reach(3).await[2], third, "{yaml}");
+        stop(running).await;
+    }
 }
 
 #[dq_handler(tube = "news", max_late = "10m")]
@@ -150,7 +223,11 @@ async fn a_task_met_too_late_becomes_a_dead_letter_and_one_in_time_runs(stage: S
     assert_eq!(trail.sorted(), ["fresh", "new"]);
     let letters = stage.dead(1).await;
     assert_eq!(letters[0].body.payload(), br#""old""#);
-    assert!(letters[0].reason.starts_with("late"), "{}", letters[0].reason);
+    assert!(
+        letters[0].reason.starts_with("late"),
+        "{}",
+        letters[0].reason
+    );
     stop(running).await;
     assert_eq!(trail.lines().len(), 2);
 }
@@ -169,7 +246,11 @@ async fn no_more_start_in_a_time_than_the_rate_says(stage: Stage) {
     assert!(results.iter().all(Result::is_ok));
     trail.reach(35).await;
     // 20 at once, which were saved up, then 20 each second.
-    assert!(began.elapsed() >= Duration::from_millis(700), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_millis(700),
+        "{:?}",
+        began.elapsed()
+    );
     stop(running).await;
 }
 
@@ -189,8 +270,15 @@ async fn a_task_that_waits_is_moved_to_another_time(stage: Stage) {
     let later = producer.reschedule(&late, stage.from_now(days(9))).await;
     assert_eq!(later.unwrap(), Rescheduled::Rescheduled);
     assert_eq!(trail.reach(1).await, ["hour"]);
-    note::delay("mark".to_owned(), millis(400)).send(&producer).await.unwrap();
-    assert_eq!(trail.reach(2).await, ["hour", "mark"], "the other one waits for days");
+    note::delay("mark".to_owned(), millis(400))
+        .send(&producer)
+        .await
+        .unwrap();
+    assert_eq!(
+        trail.reach(2).await,
+        ["hour", "mark"],
+        "the other one waits for days"
+    );
     assert_eq!(producer.revoke(&late).await.unwrap(), Revoked::Revoked);
     stop(running).await;
 }
@@ -206,7 +294,10 @@ async fn a_task_that_has_started_is_not_moved(stage: Stage) {
     let task = ranked::now("one".to_owned()).send(&producer).await.unwrap();
     trail.reach(1).await;
     let soon = stage.from_now(hours(1));
-    assert_eq!(producer.reschedule(&task, soon).await.unwrap(), Rescheduled::Running);
+    assert_eq!(
+        producer.reschedule(&task, soon).await.unwrap(),
+        Rescheduled::Running
+    );
     gate.open(1);
     crate::stage::settled(&running).await;
     crate::stage::until("it is settled", || running.handlers()[0].counts.done == 1).await;

@@ -152,7 +152,10 @@ impl Worker {
         });
         drop(waiter.expect("a thread"));
         let Ok((status, out, err)) = hears.recv_timeout(PATIENCE) else {
-            let pid = i32::try_from(id).ok().and_then(Pid::from_raw).expect("an id");
+            let pid = i32::try_from(id)
+                .ok()
+                .and_then(Pid::from_raw)
+                .expect("an id");
             let _it_may_just_have_ended = kill_process(pid, Signal::KILL);
             unreachable!("the worker {id} did not end")
         };

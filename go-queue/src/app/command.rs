@@ -196,9 +196,7 @@ where
 
 fn run(matches: &ArgMatches) -> Command {
     Command::Run {
-        until_idle: matches
-            .get_one::<Duration>("until-idle")
-            .copied(),
+        until_idle: matches.get_one::<Duration>("until-idle").copied(),
     }
 }
 
@@ -207,9 +205,21 @@ pub(super) async fn send(planned: Planned, asked: SendCommand) -> Result<(), App
     let def = find(&planned, &asked.handler)?;
     check_payload(def, &asked)?;
     let (producer, engines) = wiring::connect(planned).await?;
+    if let Some(engine) = producer.loses_at_exit(def.source.side(), def.source.names()) {
+        let problem = Problem::new(format!(
+            "the {engine} engine of {} ends with this process, and the message with it",
+            def.path()
+        ));
+        return Err(AppError::setup(problem.remedy(
+            "send from the program that serves the handler, or configure an engine that keeps it",
+        )));
+    }
     let sent = match def.source {
         Source::Tube(tube) => {
             let mut task = Enqueue::bytes(tube, asked.payload.into_bytes(), def.content);
+            if let Some(priority) = def.options.priority {
+                task = task.usual_priority(priority);
+            }
             if let Some(delay) = asked.delay {
                 task = task.after(delay);
             }
@@ -267,11 +277,7 @@ fn find(planned: &Planned, wanted: &str) -> Result<&'static HandlerDef, AppError
     let meant: Vec<_> = all
         .iter()
         .copied()
-        .filter(|def| {
-            let path = def.path();
-            path.strip_suffix(wanted)
-                .is_some_and(|before| before.is_empty() || before.ends_with("::"))
-        })
+        .filter(|def| def.is_meant_by(wanted))
         .collect();
     match meant[..] {
         [def] => Ok(def),
@@ -316,7 +322,10 @@ fn check_payload(def: &HandlerDef, send: &SendCommand) -> Result<(), AppError> {
         ..Message::default()
     };
     (def.check)(&message).map_err(|why| {
-        let problem = Problem::new(format!("the payload does not decode as `{}`: {why}", def.payload));
+        let problem = Problem::new(format!(
+            "the payload does not decode as `{}`: {why}",
+            def.payload
+        ));
         AppError::setup(problem.at(format!("{}  {}", def.location, def.path())))
     })
 }

@@ -97,18 +97,16 @@ impl AppPlan {
         if registry.is_empty() {
             problems.push(Problem::new("there are no handlers").remedy(LINK));
         }
-        let mut paths: Vec<_> = registry.iter().map(|def| (def.path(), def.location)).collect();
-        if registry.is_explicit() {
-            // One file may serve several programs, or several apps of one: an entry for a handler that was not chosen is fine.
-            let chosen = |def: &HandlerDef| registry.iter().any(|one| std::ptr::eq(one, def));
-            let others = Registry::global().filter(|def| !chosen(def));
-            paths.extend(others.iter().map(|def| (def.path(), def.location)));
-        }
+        let paths: Vec<_> = registry
+            .iter()
+            .map(|def| (def.path(), def.location))
+            .collect();
         let matches = config.match_handlers(&paths);
         problems.extend(
             matches
                 .problems
                 .iter()
+                .filter(|error| !is_for_others(error.key(), registry))
                 .map(|error| Problem::new(error.to_string())),
         );
         let sources: Vec<_> = registry.iter().map(|def| def.source).collect();
@@ -238,6 +236,17 @@ pub(super) fn shape_of<'a>(def: &'a HandlerDef, path: &'a str, claims: bool) -> 
     }
 }
 
+/// Whether an entry means only handlers that are linked and that this app did not choose: one file may serve several
+/// programs, or several apps of one.
+fn is_for_others(key: &str, registry: &Registry) -> bool {
+    let Some(words) = key.strip_prefix("handlers.") else {
+        return false;
+    };
+    registry.is_explicit()
+        && !registry.iter().any(|def| def.is_meant_by(words))
+        && Registry::global().iter().any(|def| def.is_meant_by(words))
+}
+
 fn place_of(def: &HandlerDef, name: &str, problems: &mut Vec<Problem>) -> Option<Place> {
     match Name::new(name) {
         Ok(name) => Some(match def.source {
@@ -246,8 +255,10 @@ fn place_of(def: &HandlerDef, name: &str, problems: &mut Vec<Problem>) -> Option
         }),
         // The attributes check names at compile time; hand-written definitions come here.
         Err(error) => {
-            problems
-                .push(Problem::new(format!("`{name}` is not a name: {error}")).at(def.location));
+            problems.push(
+                Problem::new(format!("`{}` is not a name: {error}", name.escape_debug()))
+                    .at(def.location),
+            );
             None
         }
     }

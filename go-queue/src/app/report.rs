@@ -64,7 +64,7 @@ pub enum AppError {
     Deadline {
         /// How many messages were handed back.
         handed_back: usize,
-        /// The deadline.
+        /// How long they were waited for: the deadline, or less if a second signal came.
         deadline: Duration,
     },
 }

@@ -168,8 +168,10 @@ impl Running {
         deadline: Duration,
         hurry: impl Future<Output = ()>,
     ) -> Result<(), AppError> {
-        let until = Instant::now() + deadline;
+        let began = Instant::now();
+        let until = began + deadline;
         self.control.quiet();
+        let mut waited = deadline;
         let mut handed_back = None;
         {
             let mut hurry = std::pin::pin!(hurry);
@@ -186,6 +188,7 @@ impl Running {
                         break;
                     }
                     () = &mut hurry => {
+                        waited = began.elapsed();
                         handed_back = Some(self.running());
                         break;
                     }
@@ -230,7 +233,7 @@ impl Running {
             (Some(failure), _) => Err(failure),
             (None, Some(handed_back)) if handed_back > 0 => Err(AppError::Deadline {
                 handed_back,
-                deadline,
+                deadline: waited,
             }),
             (None, _) => Ok(()),
         }

@@ -27,16 +27,21 @@ pub(super) fn log(config: &LogConfig) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let terminal = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let terminal = io::stderr().is_terminal();
+    let colours = terminal && std::env::var_os("NO_COLOR").is_none();
     let logs = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
         .with_target(false);
-    let json = config.format() == LogFormat::Json;
+    let json = match config.format() {
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+        LogFormat::Auto => !terminal,
+    };
     // Set already: the program's own subscriber wins.
     let _ = if json {
         logs.json().try_init()
     } else {
-        logs.with_ansi(terminal).try_init()
+        logs.with_ansi(colours).try_init()
     };
 }

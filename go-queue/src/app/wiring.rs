@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::{Config, DedupStore, EngineKind};
+use crate::config::{Config, DedupStore, EngineKind, Origin};
 use crate::dedup::Claims;
 use crate::dedup::memory::ClaimStore;
 use crate::engine::memory::{Memory, MemoryConfig};
@@ -187,9 +187,10 @@ pub(super) async fn open(
     let mut routes = Routes::default();
     for subscription in &plan.subscriptions {
         let engine = engines.get(subscription.engine, &plan.config).await?;
-        routes
-            .places
-            .insert(subscription.place.clone(), Route::new(engine.clone()));
+        routes.places.insert(
+            subscription.place.clone(),
+            route_to(subscription, engine.clone()),
+        );
         all.push(ends(engines, plan, subscription, engine.as_ref()).await?);
     }
     route(engines, &plan.config, &mut routes).await?;
@@ -276,6 +277,13 @@ async fn ends(
     Ok(ends)
 }
 
+/// The way to a place that is served here, with the priority that attribute or configuration give.
+fn route_to(subscription: &SubscriptionPlan, engine: Arc<dyn Engine>) -> Route {
+    let priority = &subscription.settings.priority;
+    let said = priority.origin != Origin::Default;
+    Route::new(engine).with_priority(said.then_some(priority.value))
+}
+
 /// The producer's engines: those of the configuration, by side and for single places. A side whose engine is not named stays
 /// without one; sending to it is a typed error.
 async fn route(
@@ -343,7 +351,7 @@ pub(super) async fn connect(
         let engine = engines.get(subscription.engine, &plan.config).await?;
         routes
             .places
-            .insert(subscription.place.clone(), Route::new(engine));
+            .insert(subscription.place.clone(), route_to(subscription, engine));
     }
     route(&mut engines, &plan.config, &mut routes).await?;
     producer.connect(routes);

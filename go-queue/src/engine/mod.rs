@@ -671,6 +671,14 @@ pub enum PublishError {
         /// What the encoder said.
         why: Arc<str>,
     },
+    /// The tube or topic has a name that is none.
+    #[error("`{name}` is not a name of a tube or topic: {error}")]
+    Name {
+        /// The beginning of the name, control characters escaped.
+        name: String,
+        /// What is wrong with it.
+        error: crate::name::NameError,
+    },
     /// A header has no place in the format.
     #[error("a header cannot be sent: {0}")]
     Header(#[from] crate::message::HeadersError),

@@ -147,6 +147,13 @@ impl HandlerDef {
     pub fn path(&self) -> String {
         format!("{}::{}", self.module, self.name)
     }
+
+    /// Whether people mean this handler by these words: its name, or a longer end of its path.
+    pub(crate) fn is_meant_by(&self, words: &str) -> bool {
+        self.path().strip_suffix(words).is_some_and(|before| {
+            !words.is_empty() && (before.is_empty() || before.ends_with("::"))
+        })
+    }
 }
 
 impl fmt::Debug for HandlerDef {

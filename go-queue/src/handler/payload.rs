@@ -62,9 +62,44 @@ impl<T: Serialize> Produce for T {
 
 fn decode_json<'a, T: Deserialize<'a>>(message: &'a Message) -> Result<T, BoxError> {
     // A tombstone is `None` for an `Option<T>`, and an error for everything else.
-    Ok(serde_json::from_slice(
-        message.payload().unwrap_or(b"null"),
-    )?)
+    let payload = message.payload().unwrap_or(b"null");
+    serde_json::from_slice(payload).map_err(|error| without_values(&error))
+}
+
+/// What the decoder said, without what stood in the payload: the text goes to the log.
+fn without_values(error: &serde_json::Error) -> BoxError {
+    let text = error.to_string();
+    // What is wrong with the syntax has its place, never a value.
+    if !error.is_data() {
+        return text.into();
+    }
+    let at = format!(" at line {} column {}", error.line(), error.column());
+    let said = text.strip_suffix(&at).unwrap_or(&text);
+    // These name fields of the type.
+    if said.starts_with("missing field `") || said.starts_with("duplicate field `") {
+        return text.into();
+    }
+    // `invalid type: string "..", expected u32`: the kind stays, the value goes. What the type expects comes last.
+    let expected = said.rfind(", expected ").map_or("", |begin| &said[begin..]);
+    let known = [
+        "invalid type: ",
+        "invalid value: ",
+        "invalid length ",
+        "unknown variant ",
+        "unknown field ",
+    ];
+    let Some(begin) = known.iter().find(|begin| said.starts_with(**begin)) else {
+        return format!("the payload's type refuses it{at}").into();
+    };
+    let kind = said[begin.len()..]
+        .split(['"', '`', ','])
+        .next()
+        .unwrap_or_default();
+    format!(
+        "{}{expected}{at}",
+        format_args!("{begin}{kind}").to_string().trim_end()
+    )
+    .into()
 }
 
 /// JSON, said aloud. Also the way to take one message that holds a JSON array: `Json<Vec<T>>`.
@@ -138,6 +173,54 @@ impl Produce for Raw {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_decoder_says_holds_nothing_of_the_payload() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "only its errors are looked at")]
+        struct Card {
+            kind: Kind,
+            pin: u8,
+        }
+        #[derive(Debug, Deserialize)]
+        enum Kind {
+            Gold,
+            Black,
+        }
+        for (payload, said) in [
+            (
+                r#""secret, expected u7""#,
+                "invalid type: string, expected struct Card at line 1 column 21",
+            ),
+            (
+                r#"{"kind":"secret","pin":1}"#,
+                "unknown variant, expected `Gold` or `Black` at line 1 column 16",
+            ),
+            (
+                r#"{"secret":1}"#,
+                "unknown field, expected `kind` or `pin` at line 1 column 9",
+            ),
+            (
+                r#"{"kind":"Gold","pin":4711}"#,
+                "invalid value: integer, expected u8 at line 1 column 25",
+            ),
+            (
+                r#"{"kind":"Gold"}"#,
+                "missing field `pin` at line 1 column 15",
+            ),
+            (
+                r#"{"kind":"Black","pin":se}"#,
+                "expected value at line 1 column 23",
+            ),
+        ] {
+            let error = serde_json::from_str::<Card>(payload).expect_err("it is wrong");
+            assert_eq!(without_values(&error).to_string(), said);
+        }
+        let error =
+            serde_json::from_str::<std::net::IpAddr>(r#""secret""#).expect_err("it is wrong");
+        assert!(!without_values(&error).to_string().contains("secret"));
+    }
     use crate::message::{Body, Flags};
 
     fn message(payload: &[u8]) -> Message {

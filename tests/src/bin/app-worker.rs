@@ -27,7 +27,9 @@ impl Book {
 
 /// How long a job takes in this process.
 fn pace() -> Duration {
-    let millis = std::env::var("APP_PACE").ok().and_then(|text| text.parse().ok());
+    let millis = std::env::var("APP_PACE")
+        .ok()
+        .and_then(|text| text.parse().ok());
     Duration::from_millis(millis.unwrap_or(0))
 }
 
@@ -49,7 +51,11 @@ async fn greet(
 ) -> Result<(), std::io::Error> {
     let early = go_queue::time::Clock::system().now() < meta.due;
     let key = key.as_str().unwrap_or("no key").to_owned();
-    book.write(&format!("hello {} {key}{}", name.0, if early { " early" } else { "" }))
+    book.write(&format!(
+        "hello {} {key}{}",
+        name.0,
+        if early { " early" } else { "" }
+    ))
 }
 
 /// Reads events.
