@@ -147,6 +147,24 @@ fn every_file_that_is_linked_exists() {
     assert!(count >= 5, "only {count} links were found");
 }
 
+/// The library puts its own definitions in front of a page; without one in the page itself the link works only there.
+#[test]
+fn every_reference_is_defined_in_its_own_page() {
+    for (path, text) in pages() {
+        let references = text
+            .split("][")
+            .skip(1)
+            .filter_map(|rest| rest.split(']').next());
+        for name in references {
+            assert!(
+                text.contains(&format!("\n[{name}]: ")),
+                "{}: `[{name}]` is not defined",
+                path.display()
+            );
+        }
+    }
+}
+
 #[test]
 fn every_heading_that_is_linked_exists() {
     for (path, text) in pages() {
