@@ -215,7 +215,7 @@ mod layer_rules {
         );
         refused(
             "testing/mod.rs",
-            "use crate::engine::memory::Memory;",
+            "use crate::engine::sqlite::Sqlite;",
             1,
             "app/wiring.rs",
         );
