@@ -90,10 +90,10 @@ impl Contender {
             version: String::new(),
         };
         let hello = contender.line()?;
-        contender.version = hello
-            .strip_prefix("hello ")
+        let version = hello.strip_prefix("hello ");
+        version
             .ok_or_else(|| format!("not a hello: {hello}"))?
-            .to_owned();
+            .clone_into(&mut contender.version);
         Ok(contender)
     }
 

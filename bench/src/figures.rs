@@ -78,9 +78,8 @@ impl FromStr for Figures {
                 "wall_ns" => figures.wall = nanos()?,
                 "cpu_ns" => figures.cpu = nanos()?,
                 other => {
-                    _ = figures
-                        .more
-                        .insert(other.to_owned(), value.parse().map_err(|_| bad())?)
+                    let value = value.parse().map_err(|_| bad())?;
+                    figures.more.insert(other.to_owned(), value);
                 }
             }
         }

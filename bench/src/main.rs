@@ -7,6 +7,7 @@
 mod callgrind;
 mod contender;
 mod figures;
+mod lane;
 mod machine;
 mod scenario;
 mod scenarios;
@@ -49,7 +50,7 @@ impl Arguments {
                 "--callgrind" => parsed.callgrind = true,
                 "--list" => {}
                 name if !name.starts_with('-') && parsed.name.is_none() => {
-                    parsed.name = Some(name.to_owned())
+                    parsed.name = Some(name.to_owned());
                 }
                 other => return Err(format!("unexpected: {other}")),
             }
@@ -61,8 +62,10 @@ impl Arguments {
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).peekable();
-    if arguments.peek().is_some_and(|first| first == "serve") {
-        return serve::serve();
+    match arguments.peek().map(String::as_str) {
+        Some("serve") => return serve::serve(),
+        Some("latency-worker") => return scenarios::embedded_latency::worker(),
+        _ => {}
     }
     let run = || -> Result<bool, String> {
         let arguments = Arguments::parse(arguments)?;

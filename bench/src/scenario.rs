@@ -1,6 +1,7 @@
 //! A scenario: what is measured against what, how often, and what is good enough.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::contender::{Contender, Who};
@@ -179,7 +180,7 @@ fn print(scenario: &Scenario, runs: usize, medians: &Medians, versions: &[String
         "", "messages", "per second", "ns each", "cpu-s/M"
     );
     for column in scenario.columns {
-        head += &format!("  {column:>10}");
+        let _ = write!(head, "  {column:>10}");
     }
     say(head);
     for row in scenario.rows {
@@ -194,10 +195,11 @@ fn print(scenario: &Scenario, runs: usize, medians: &Medians, versions: &[String
         );
         for column in scenario.columns {
             let value = figures.more(column);
-            line += &if value.is_nan() {
-                format!("  {:>10}", "")
+            // Writing into a text cannot fail.
+            let _ = if value.is_nan() {
+                write!(line, "  {:>10}", "")
             } else {
-                format!("  {value:>10.3}")
+                write!(line, "  {value:>10.3}")
             };
         }
         say(line);

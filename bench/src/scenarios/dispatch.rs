@@ -9,22 +9,19 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use go_queue::delivery::{How, Settlement};
 use go_queue::engine::memory::Memory;
-use go_queue::engine::{
-    BoxFuture, DEFAULT_PRIORITY, Engine, EngineError, MAX_SLICE, Outgoing, Receive, Subscribe, Turn,
-};
+use go_queue::engine::{BoxFuture, DEFAULT_PRIORITY, Engine, Outgoing, Receive, Subscribe};
 use go_queue::handler::Registered;
-use go_queue::handler::context::{About, Env};
 use go_queue::message::{Body, ContentType, Flags, Id};
-use go_queue::middleware::{Middleware, Next, chain};
+use go_queue::middleware::{Middleware, Next};
 use go_queue::name::{Name, Place};
 use go_queue::outcome::Outcome;
-use go_queue::pipeline::{Control, Plan, Pump, plan::Batch};
+use go_queue::pipeline::{Plan, plan::Batch};
 use go_queue::prelude::*;
 use go_queue::time::{Clock, WallTime};
 
-use crate::figures::{Figures, Stopwatch};
+use crate::figures::Figures;
+use crate::lane;
 use crate::scenario::{Goal, Instructions, Medians, Row, Scenario};
 use crate::serve::Parameters;
 
@@ -83,7 +80,12 @@ fn goals(medians: &Medians) -> Vec<Goal> {
         Goal::at_most("ready", each("ready"), 400.0, "ns"),
         Goal::at_most("ready over its floor", over("ready", FLOOR), 100.0, "ns"),
         Goal::at_most("ready, key order", each(READY_KEY), 400.0, "ns"),
-        Goal::at_most("ready, key order, over its floor", over(READY_KEY, FLOOR_TOPIC), 100.0, "ns"),
+        Goal::at_most(
+            "ready, key order, over its floor",
+            over(READY_KEY, FLOOR_TOPIC),
+            100.0,
+            "ns",
+        ),
     ]
 }
 
@@ -168,31 +170,6 @@ impl Middleware for Nothing {
     }
 }
 
-/// Passes everything through, and says quiet when the last settlement has gone by.
-struct UntilSettled {
-    engine: Box<dyn Receive>,
-    left: u64,
-    control: Arc<Control>,
-}
-
-impl Receive for UntilSettled {
-    fn turn(&mut self, cx: &mut TaskContext<'_>, turn: &mut Turn) -> Poll<Result<(), EngineError>> {
-        self.left = self.left.saturating_sub(turn.settle.len() as u64);
-        if self.left == 0 {
-            self.control.quiet();
-        }
-        self.engine.turn(cx, turn)
-    }
-
-    fn close(
-        &mut self,
-        cx: &mut TaskContext<'_>,
-        turn: &mut Turn,
-    ) -> Poll<Result<(), EngineError>> {
-        self.engine.close(cx, turn)
-    }
-}
-
 fn work(variant: &str, parameters: &Parameters) -> Result<Figures, String> {
     let messages = parameters.number("messages", 200_000)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -213,14 +190,14 @@ fn work(variant: &str, parameters: &Parameters) -> Result<Figures, String> {
             .await
             .map_err(|error| error.to_string())?;
         match variant {
-            "floor" | "floor-topic" => floor(end, messages).await,
-            "ready" => pump::<ready>(&engine, &to, end, messages, 0).await,
-            "middleware-1" => pump::<ready>(&engine, &to, end, messages, 1).await,
-            "middleware-2" => pump::<ready>(&engine, &to, end, messages, 2).await,
-            "yields" => pump::<yields>(&engine, &to, end, messages, 0).await,
-            "batch" => pump::<batch>(&engine, &to, end, messages, 0).await,
-            "ready-key" => pump::<ready_key>(&engine, &to, end, messages, 0).await,
-            "yields-key" => pump::<yields_key>(&engine, &to, end, messages, 0).await,
+            "floor" | "floor-topic" => lane::floor::<Order>(end, messages).await,
+            "ready" => drain::<ready>(&engine, &to, end, messages, 0).await,
+            "middleware-1" => drain::<ready>(&engine, &to, end, messages, 1).await,
+            "middleware-2" => drain::<ready>(&engine, &to, end, messages, 2).await,
+            "yields" => drain::<yields>(&engine, &to, end, messages, 0).await,
+            "batch" => drain::<batch>(&engine, &to, end, messages, 0).await,
+            "ready-key" => drain::<ready_key>(&engine, &to, end, messages, 0).await,
+            "yields-key" => drain::<yields_key>(&engine, &to, end, messages, 0).await,
             other => Err(format!("no variant {other}")),
         }
     })
@@ -254,80 +231,25 @@ async fn fill(engine: &Memory, place: &Place, messages: u64) -> Result<(), Strin
     Ok(())
 }
 
-/// What anybody has to do: take a slice, decode each payload, acknowledge.
-async fn floor(mut end: Box<dyn Receive>, messages: u64) -> Result<Figures, String> {
-    let watch = Stopwatch::start();
-    let mut turn = Turn::new(tokio::time::Instant::now());
-    let mut done = 0;
-    std::future::poll_fn(|cx| {
-        loop {
-            turn.now = tokio::time::Instant::now();
-            turn.free = MAX_SLICE;
-            let polled = end.turn(cx, &mut turn);
-            for delivery in turn.deliver.drain(..) {
-                let order: Order = match serde_json::from_slice(delivery.message.body.payload()) {
-                    Ok(order) => order,
-                    Err(error) => return Poll::Ready(Err(error.to_string())),
-                };
-                std::hint::black_box(&order);
-                done += 1;
-                turn.settle.push(Settlement {
-                    receipt: delivery.receipt,
-                    how: How::Ack,
-                });
-            }
-            if done == messages && turn.settle.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            match polled {
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.to_string())),
-                Poll::Pending if turn.settle.is_empty() => return Poll::Pending,
-                _ => {}
-            }
-        }
-    })
-    .await?;
-    Ok(watch.figures(done))
-}
-
-async fn pump<H: Registered>(
+async fn drain<H: Registered>(
     engine: &Memory,
     to: &Subscribe,
     end: Box<dyn Receive>,
     messages: u64,
     layers: usize,
 ) -> Result<Figures, String> {
-    let about = Arc::new(About::default());
-    let bound =
-        (H::DEF.bind)(&Env::new(), Arc::clone(&about)).map_err(|missing| format!("{missing:?}"))?;
     let layers = (0..layers)
         .map(|_| Arc::new(Nothing) as Arc<dyn Middleware>)
         .collect();
-    let handle = chain(bound, layers, Arc::clone(&about), false);
-    let mut plan = Plan::new(about, handle, engine.capabilities(to.place.side()));
-    plan.concurrency = 1000;
-    if let Some(size) = H::DEF.options.batch.filter(|_| H::DEF.batch) {
-        plan.batch = Some(Batch {
-            size: size as usize,
-            linger: Duration::from_millis(10),
-        });
-        plan.waiting = 1000 * size as usize;
-    }
-    let control = Control::new();
-    let end = Box::new(UntilSettled {
-        engine: end,
-        left: messages,
-        control: Arc::clone(&control),
-    });
-    let mut pump = Pump::new(Arc::new(plan), end, None, control);
-    let status = pump.status();
-    let watch = Stopwatch::start();
-    pump.run().await.map_err(|error| error.to_string())?;
-    let figures = watch.figures(messages);
-    let counts = status.counts();
-    if counts.done == messages {
-        Ok(figures)
-    } else {
-        Err(format!("{messages} messages, but {counts:?}"))
-    }
+    let shape = |plan: &mut Plan| {
+        plan.concurrency = 1000;
+        if let Some(size) = H::DEF.options.batch.filter(|_| H::DEF.batch) {
+            plan.batch = Some(Batch {
+                size: size as usize,
+                linger: Duration::from_millis(10),
+            });
+            plan.waiting = 1000 * size as usize;
+        }
+    };
+    lane::pump::<H>(engine, to, end, messages, layers, shape).await
 }
