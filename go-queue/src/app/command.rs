@@ -210,7 +210,7 @@ pub(super) async fn send(planned: Planned, asked: SendCommand) -> Result<(), App
             "the {engine} engine of {} ends with this process, and the message with it",
             def.path()
         ));
-        return Err(AppError::setup(problem.remedy(
+        return Err(AppError::Usage(problem.remedy(
             "send from the program that serves the handler, or configure an engine that keeps it",
         )));
     }
@@ -290,7 +290,7 @@ fn find(planned: &Planned, wanted: &str) -> Result<&'static HandlerDef, AppError
                 .min()
                 .filter(|(distance, name)| *distance <= 1 + name.len() / 3);
             let problem = Problem::new(format!("there is no handler `{wanted}`"));
-            Err(AppError::setup(match near {
+            Err(AppError::Usage(match near {
                 Some((_, name)) => problem.remedy(format!("did you mean `{name}`?")),
                 None => problem.remedy(format!("handlers are: {}", names.join(", "))),
             }))
@@ -300,7 +300,7 @@ fn find(planned: &Planned, wanted: &str) -> Result<&'static HandlerDef, AppError
             for def in &meant {
                 problem = problem.at(format!("{}  {}", def.location, def.path()));
             }
-            Err(AppError::setup(problem.remedy("write more of the path")))
+            Err(AppError::Usage(problem.remedy("write more of the path")))
         }
     }
 }
@@ -311,7 +311,7 @@ fn check_payload(def: &HandlerDef, send: &SendCommand) -> Result<(), AppError> {
             "`{}` reads a topic, and a topic has no delay",
             def.name
         ));
-        return Err(AppError::setup(
+        return Err(AppError::Usage(
             problem.remedy("leave `--delay` and `--at` out"),
         ));
     }
@@ -326,7 +326,7 @@ fn check_payload(def: &HandlerDef, send: &SendCommand) -> Result<(), AppError> {
             "the payload does not decode as `{}`: {why}",
             def.payload
         ));
-        AppError::setup(problem.at(format!("{}  {}", def.location, def.path())))
+        AppError::Usage(problem.at(format!("{}  {}", def.location, def.path())))
     })
 }
 

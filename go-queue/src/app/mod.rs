@@ -209,7 +209,7 @@ impl App {
         let arguments = match command::parse(args) {
             Ok(Some(arguments)) => arguments,
             Ok(None) => return Ok(()),
-            Err(problem) => return Err(AppError::setup(problem)),
+            Err(problem) => return Err(AppError::Usage(problem)),
         };
         if let Some(file) = arguments.file {
             self.config = ConfigSource::File(file);

@@ -117,6 +117,10 @@ impl AppPlan {
                 .map(|error| Problem::new(error.to_string())),
         );
         let mut remarks = config.remarks.clone();
+        if let Some(listen) = &config.admin.listen {
+            let text = "the admin port is not part of this version: nothing listens there";
+            remarks.push(Remark::warning(Some(&listen.at), text));
+        }
         let places: Vec<Place> = registry
             .iter()
             .flat_map(|def| def.source.names().iter().map(move |name| (def, name)))
@@ -342,11 +346,9 @@ fn subscription(
         source: place.name().as_str().into(),
         group: group.as_ref().map(|group| group.as_str().into()),
     });
-    if drafts.len() > 1 && !may_share(&place, group.as_ref(), &drafts, problems) {
-        return None;
-    }
+    // Both are looked at whatever the other says: one report has all problems.
+    let mut refused = drafts.len() > 1 && !may_share(&place, group.as_ref(), &drafts, problems);
     let mut cases = Vec::new();
-    let mut missing = false;
     for draft in &drafts {
         let def = draft.def;
         match (def.bind)(env, about.clone()) {
@@ -363,7 +365,7 @@ fn subscription(
                 });
             }
             Err(lacks) => {
-                missing = true;
+                refused = true;
                 for lack in lacks {
                     problems.push(
                         Problem::new(format!(
@@ -378,7 +380,7 @@ fn subscription(
             }
         }
     }
-    if missing {
+    if refused {
         return None;
     }
     let blocking = drafts.iter().any(|draft| draft.def.blocking);

@@ -35,6 +35,16 @@ impl Problem {
         self
     }
 
+    fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for place in &self.places {
+            write!(f, "\n      {place}")?;
+        }
+        match &self.remedy {
+            Some(remedy) => write!(f, "\n      -> {remedy}"),
+            None => Ok(()),
+        }
+    }
+
     /// What to do.
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
@@ -50,6 +60,9 @@ pub enum AppError {
     /// The set-up is wrong; nothing was run. Exit code 2.
     #[error("the app cannot start: {}", counted(.0.len()))]
     Setup(Vec<Problem>),
+    /// The command line asks for something that cannot be done; nothing was done. Exit code 2.
+    #[error("the command cannot be run: {}", .0.what)]
+    Usage(Problem),
     /// Something failed for good while it ran. Exit code 1.
     #[error("the app failed: {what}")]
     Failed {
@@ -60,13 +73,21 @@ pub enum AppError {
         error: Option<BoxError>,
     },
     /// The shutdown deadline passed; what still ran was cancelled and handed back, uncounted. Exit code 3.
-    #[error("{handed_back} messages were still running after {deadline:?} and were handed back")]
+    #[error("{} still running after {deadline:?} and handed back", messages(*.handed_back))]
     Deadline {
         /// How many messages were handed back.
         handed_back: usize,
         /// How long they were waited for: the deadline, or less if a second signal came.
         deadline: Duration,
     },
+}
+
+fn messages(count: usize) -> String {
+    if count == 1 {
+        "1 message was".to_owned()
+    } else {
+        format!("{count} messages were")
+    }
 }
 
 fn counted(problems: usize) -> String {
@@ -102,26 +123,21 @@ impl AppError {
 
 impl fmt::Debug for AppError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Setup(problems) = self else {
-            return Chain(self).fmt_line(f);
-        };
-        write!(f, "{self}")?;
-        for (number, problem) in problems.iter().enumerate() {
-            write!(f, "\n{:>2}. {}", number + 1, problem.what)?;
-            for place in &problem.places {
-                write!(f, "\n      {place}")?;
+        match self {
+            Self::Setup(problems) => {
+                write!(f, "{self}")?;
+                for (number, problem) in problems.iter().enumerate() {
+                    write!(f, "\n{:>2}. {}", number + 1, problem.what)?;
+                    problem.details(f)?;
+                }
+                Ok(())
             }
-            if let Some(remedy) = &problem.remedy {
-                write!(f, "\n      -> {remedy}")?;
+            Self::Usage(problem) => {
+                write!(f, "{self}")?;
+                problem.details(f)
             }
+            Self::Failed { .. } | Self::Deadline { .. } => fmt::Display::fmt(&Chain(self), f),
         }
-        Ok(())
-    }
-}
-
-impl Chain<'_> {
-    fn fmt_line(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 
@@ -144,7 +160,7 @@ impl Exit {
         match &self.0 {
             Ok(()) => 0,
             Err(AppError::Failed { .. }) => 1,
-            Err(AppError::Setup(_)) => 2,
+            Err(AppError::Setup(_) | AppError::Usage(_)) => 2,
             Err(AppError::Deadline { .. }) => 3,
         }
     }

@@ -301,7 +301,11 @@ async fn route(
             of_side.insert(side, engines.get(EngineKey::Given(side), config).await?);
         } else if let Ok(choice) = config.engine_for(&any)
             && is_compiled_in(choice.kind)
+            && (engines.given.is_empty()
+                || choice.at.is_some()
+                || routes.places.keys().any(|place| place.side() == side))
         {
+            // An app that was given an engine for one side, as in tests, gets a file for the other only if it uses it.
             of_side.insert(
                 side,
                 engines.get(EngineKey::Kind(choice.kind), config).await?,

@@ -168,7 +168,7 @@ pub enum LogLevel {
 /// How it is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Text on a terminal, JSON elsewhere.
+    /// Text; with colours on a terminal.
     #[default]
     Auto,
     /// For people.

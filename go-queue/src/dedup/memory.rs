@@ -59,8 +59,6 @@ enum State {
     Done {
         until: Instant,
     },
-    /// Over until somebody clears it.
-    Dead,
 }
 
 impl ClaimStore {
@@ -147,7 +145,7 @@ impl Table {
         let attempts = match self.claims.get(&id) {
             None => 0,
             Some(Claim {
-                state: State::Done { .. } | State::Dead,
+                state: State::Done { .. },
                 ..
             }) => return (Verdict::Done, None),
             Some(Claim {
@@ -222,7 +220,7 @@ impl End {
                     },
                 );
             }
-            AskWhat::Dead => table.mark(id, attempts, State::Dead),
+            AskWhat::Dead => drop(table.claims.remove(&id)),
             AskWhat::Abandon => {
                 match attempts - 1 {
                     0 => drop(table.claims.remove(&id)),
@@ -379,14 +377,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_dead_message_is_over_until_it_is_cleared() {
+    async fn a_dead_message_may_run_again_when_it_is_replayed() {
         let store = ClaimStore::new(hours(1));
         let mut end = store.end();
         assert_eq!(claim(&mut *end, 1), Verdict::Fresh { attempt: 1 });
         assert_eq!(ask(&mut *end, 1, AskWhat::Dead), Some(Verdict::Stored));
-        tokio::time::advance(hours(100)).await;
-        assert_eq!(claim(&mut *end, 1), Verdict::Done);
-        store.clear(Id(1));
         assert_eq!(claim(&mut *end, 1), Verdict::Fresh { attempt: 1 });
     }
 

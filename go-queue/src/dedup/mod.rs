@@ -48,7 +48,7 @@ pub enum AskWhat {
         /// When the next attempt is due; the count is kept at least as long.
         after: Duration,
     },
-    /// It goes to the dead letters: keep that it is over, until a replay clears it.
+    /// It goes to the dead letters: the claim and its count end, so that a replay may run.
     Dead,
     /// It did not start: free the claim, do not count. Not answered.
     Abandon,

@@ -3,6 +3,7 @@
 //! A handler is erased once for each subscription ([`Handle`]), and each running place owns one [`Slot`], so that starting
 //! a handler allocates nothing.
 
+mod blocking;
 pub mod context;
 pub mod extract;
 pub mod options;

@@ -14,6 +14,7 @@ use crate::engine::BoxFuture;
 use crate::message::Message;
 use crate::outcome::Outcome;
 
+use super::blocking::OwnThread;
 use super::context::About;
 use super::{Context, Handle, Run, Slot};
 
@@ -39,7 +40,10 @@ impl<H: Run> Handle for Erased<H> {
             handler: self.handler.clone(),
         });
         if self.blocking {
-            Box::new(TypedSlot::new(frame, on_its_own_thread))
+            let thread = Arc::new(OwnThread::default());
+            Box::new(TypedSlot::new(frame, move |frame| {
+                on_its_own_thread(thread.clone(), frame)
+            }))
         } else {
             Box::new(TypedSlot::new(frame, |frame: Arc<Frame<H>>| async move {
                 frame.handler.run(&frame.cx).await
@@ -53,17 +57,13 @@ impl<H: Run> Handle for Erased<H> {
 }
 
 /// Dropping this future leaves the thread running: it cannot be stopped, only asked to (`Cancel`).
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a handler that says `blocking` is what these threads are for; the slot waits for it"
-)]
-async fn on_its_own_thread<H: Run>(frame: Arc<Frame<H>>) -> Outcome {
+async fn on_its_own_thread<H: Run>(thread: Arc<OwnThread>, frame: Arc<Frame<H>>) -> Outcome {
     let runtime = tokio::runtime::Handle::current();
     let run = move || runtime.block_on(frame.handler.run(&frame.cx));
-    match tokio::task::spawn_blocking(run).await {
-        Ok(outcome) => outcome,
-        Err(error) if error.is_panic() => panicked(&*error.into_panic()),
-        Err(_) => Outcome::retry("the runtime was shut down before the handler had started"),
+    match thread.run(run).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => panicked(&*panic),
+        Err(error) => Outcome::retry(format_args!("no thread for a blocking handler: {error}")),
     }
 }
 

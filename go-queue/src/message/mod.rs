@@ -16,8 +16,14 @@ use crate::time::WallTime;
 pub use headers::{Headers, HeadersError};
 
 /// The identity of a message and its deduplication key: 128 bits, a `UUIDv7` unless the producer gave a name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub u128);
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 impl Id {
     /// A new `UUIDv7`: unique, and ordered by time.

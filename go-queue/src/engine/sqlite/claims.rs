@@ -27,7 +27,6 @@ const LEASE: i64 = 60_000;
 const RUNNING: i64 = 1;
 const FREE: i64 = 2;
 const DONE: i64 = 3;
-const DEAD: i64 = 4;
 
 impl Sqlite {
     /// An end of the dedup store on this file, for one lane. Ids are told apart within a scope: a tube, or a topic with its
@@ -200,6 +199,13 @@ fn write(tx: &Tx<'_>, scope: &str, uid: &[u8], row: &Row) -> rusqlite::Result<()
     Ok(())
 }
 
+fn forget(tx: &Tx<'_>, scope: &str, uid: &[u8; 16]) -> rusqlite::Result<()> {
+    tx.conn
+        .prepare_cached("DELETE FROM claim WHERE scope=?1 AND uid=?2")?
+        .execute(params![scope, &uid[..]])?;
+    Ok(())
+}
+
 /// Takes one ask.
 fn take(tx: &Tx<'_>, scope: &str, keep: Duration, owner: u32, ask: &Ask) -> rusqlite::Result<Verdict> {
     let uid = ask.id.0.to_be_bytes();
@@ -207,7 +213,6 @@ fn take(tx: &Tx<'_>, scope: &str, keep: Duration, owner: u32, ask: &Ask) -> rusq
     let until = |after: Duration| millis_up(tx.wall.saturating_add(after));
     if ask.what == AskWhat::Claim {
         let attempts = match found {
-            Some(Row { state: DEAD, .. }) => return Ok(Verdict::Done),
             Some(Row { state: DONE, until, .. }) if until > tx.now_ms() => return Ok(Verdict::Done),
             Some(Row { state: DONE, .. }) | None => 0,
             Some(Row { state: RUNNING, owner, .. }) if tx.has_session(owner)? => {
@@ -229,13 +234,14 @@ fn take(tx: &Tx<'_>, scope: &str, keep: Duration, owner: u32, ask: &Ask) -> rusq
         AskWhat::Retry { after } => {
             Row { state: FREE, owner: 0, attempts, until: until(after.saturating_add(keep)) }
         }
-        AskWhat::Dead => Row { state: DEAD, owner: 0, attempts, until: i64::MAX },
+        AskWhat::Dead => {
+            forget(tx, scope, &uid)?;
+            return Ok(Verdict::Stored);
+        }
         AskWhat::Abandon => {
             let attempts = attempts.saturating_sub(1);
             if attempts == 0 {
-                tx.conn
-                    .prepare_cached("DELETE FROM claim WHERE scope=?1 AND uid=?2")?
-                    .execute(params![scope, &uid[..]])?;
+                forget(tx, scope, &uid)?;
                 return Ok(Verdict::Stored);
             }
             Row { state: FREE, owner: 0, attempts, until: until(keep) }

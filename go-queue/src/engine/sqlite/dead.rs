@@ -111,8 +111,6 @@ fn replay(tx: &mut Tx<'_>, cursor: u64) -> rusqlite::Result<bool> {
         })
         .optional()?;
     let Some((job, tube, group, gid, off, uid, pri)) = found else { return Ok(false) };
-    // Where a dedup store was asked for it is to run once more.
-    tx.conn.prepare_cached("DELETE FROM claim WHERE uid=?1 AND state=4")?.execute([&uid[..]])?;
     if group == 0 {
         make_ready(tx, tube, pri, job, 0)?;
         tx.effects.wake(tube);
