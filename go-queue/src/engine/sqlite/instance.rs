@@ -20,7 +20,7 @@ pub(super) struct Instance {
     folder: PathBuf,
     name: String,
     /// Held until the end of the process; others see by it that we live.
-    _lock: File,
+    lock: File,
     /// Where others wake us; `None` where the path is too long for a socket.
     pub(super) ear: Option<UnixDatagram>,
     mouth: UnixDatagram,
@@ -48,31 +48,62 @@ impl Gone {
     }
 }
 
+fn hold(folder: &Path, name: &str) -> io::Result<File> {
+    let lock = host::private_file(&folder.join(format!("{name}.lock")))?;
+    lock.lock()?;
+    Ok(lock)
+}
+
+fn listen(folder: &Path, name: &str) -> Option<UnixDatagram> {
+    let path = folder.join(format!("{name}.sock"));
+    // Left behind if only the lock was removed.
+    let _ = std::fs::remove_file(&path);
+    let ear = UnixDatagram::bind(path).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+    ear.inspect_err(|error| {
+        tracing::debug!(%error, "no socket beside the database: other processes are noticed by polling alone");
+    })
+    .ok()
+}
+
 impl Instance {
     /// Takes a lock and a socket, before anybody can read of us in the tables.
     pub(super) fn prepare(path: &Path) -> io::Result<Self> {
         let folder = beside(path, "-peers");
         host::private_folder(&folder)?;
         let name = format!("{:032x}", crate::message::Id::unique().0);
-        let lock = host::private_file(&folder.join(format!("{name}.lock")))?;
-        lock.lock()?;
-        let ear = UnixDatagram::bind(folder.join(format!("{name}.sock")))
-            .and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
-        let ear = match ear {
-            Ok(ear) => Some(ear),
-            Err(error) => {
-                tracing::debug!(%error, "no socket beside the database: other processes are noticed by polling alone");
-                None
-            }
-        };
+        let lock = hold(&folder, &name)?;
+        let ear = listen(&folder, &name);
         let mouth = UnixDatagram::unbound()?;
         mouth.set_nonblocking(true)?;
-        Ok(Self { id: 0, boot: host::boot_name(), folder, name, _lock: lock, ear, mouth, peers: Vec::new() })
+        Ok(Self { id: 0, boot: host::boot_name(), folder, name, lock, ear, mouth, peers: Vec::new() })
     }
 
     /// Writes us into the tables.
     pub(super) fn enter(&mut self, tx: &Tx<'_>) -> rusqlite::Result<()> {
         self.id = tx.number("session")?;
+        self.write(tx)
+    }
+
+    /// Makes our files anew if somebody has removed them: without them the others take us for dead.
+    pub(super) fn hold_again(&mut self) -> io::Result<()> {
+        host::private_folder(&self.folder)?;
+        if !self.folder.join(format!("{}.lock", self.name)).exists() {
+            self.lock = hold(&self.folder, &self.name)?;
+            self.ear = listen(&self.folder, &self.name);
+        }
+        Ok(())
+    }
+
+    /// Says that we live; writes us anew if somebody has taken us for dead.
+    pub(super) fn beat(&self, tx: &Tx<'_>) -> rusqlite::Result<()> {
+        let there = tx
+            .conn
+            .prepare_cached("UPDATE instance SET seen=?2 WHERE id=?1")?
+            .execute([self.id, tx.tick])?;
+        if there == 0 { self.write(tx) } else { Ok(()) }
+    }
+
+    fn write(&self, tx: &Tx<'_>) -> rusqlite::Result<()> {
         let sock = self.ear.as_ref().map(|_| "sock");
         tx.conn.execute(
             "INSERT INTO instance(id, pid, boot, lock, sock, seen) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
@@ -160,6 +191,12 @@ impl Instance {
                 .collect::<Result<_, _>>()?;
             gone.sessions.extend(late);
         }
+        // Of an instance that was taken for dead, and died before it had noticed.
+        let orphans: Vec<i64> = conn
+            .prepare_cached("SELECT id FROM session WHERE instance NOT IN (SELECT id FROM instance)")?
+            .query_map([], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        gone.sessions.extend(orphans);
         Ok(gone)
     }
 

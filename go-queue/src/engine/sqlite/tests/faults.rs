@@ -292,6 +292,44 @@ async fn leases_of_another_boot_are_void() {
     assert_eq!(hand.turn.health.stale, 0);
 }
 
+#[tokio::test]
+async fn a_process_whose_lock_file_was_removed_is_taken_for_dead_once_and_comes_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (here, there) = (open(folder.path()).await, open(folder.path()).await);
+    send_all(&here, (0..3).map(|_| task(b"x")).collect()).await;
+    let mut hand = Hand::tube(&here).await;
+    let got = hand.take(3).await;
+    for entry in std::fs::read_dir(folder.path().join("q.db-peers")).expect("there") {
+        std::fs::remove_file(entry.expect("read").path()).expect("removed");
+    }
+    let mut other = Hand::tube(&there).await;
+    let again = other.take(3).await;
+    hand.until("the loss", 0, |hand| hand.notices.contains(&Notice::Lost(got[0].receipt.epoch))).await;
+    other.ack_all(&again);
+    other.empty().await;
+    other.close().await;
+    // It is known again, so that its own death would be noticed.
+    let known = async || {
+        let answer = there.0.ask("count", |tx| {
+            tx.conn.query_row(
+                "SELECT count(*) FROM session WHERE instance IN (SELECT id FROM instance)",
+                [],
+                |row| row.get::<_, i64>(0),
+            )
+        });
+        answer.await.expect("counts")
+    };
+    let began = Instant::now();
+    while known().await != 1 {
+        assert!(began.elapsed() < BOUND, "never known again");
+    }
+    send(&there, task(b"y")).await;
+    let last = hand.one().await;
+    assert_eq!(payloads(std::slice::from_ref(&last)), ["y"]);
+    hand.settle(last.receipt, How::Ack);
+    hand.empty().await;
+}
+
 /// Not a test: what a child process does, if this binary was started as one.
 #[tokio::test]
 async fn role_of_a_child_process() {

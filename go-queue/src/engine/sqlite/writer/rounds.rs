@@ -123,11 +123,10 @@ impl Writer {
         let shortest = self.subs.iter().map(|sub| sub.lease).min().unwrap_or(60_000);
         let every = u64::try_from(shortest / 3).unwrap_or(0).clamp(50, 20_000);
         self.beat_at = now + Duration::from_millis(every);
-        let renewed = self.small(|tx, instance| {
-            tx.conn
-                .prepare_cached("UPDATE instance SET seen=?2 WHERE id=?1")?
-                .execute([instance.id, tx.tick])
-        });
+        if let Err(error) = self.instance.hold_again() {
+            tracing::warn!(%error, "the lock file of this process is gone and cannot be made anew; others take it for dead");
+        }
+        let renewed = self.small(|tx, instance| instance.beat(tx));
         if let Err(failure) = renewed {
             // Soon again: the lease is three times as long.
             self.beat_at = now + Duration::from_millis(every.min(1000));
@@ -161,7 +160,11 @@ impl Writer {
             Kind::Topic(member) => (0, member.group),
         };
         let (lease, old) = (sub.lease, sub.session);
-        let session = match self.small(|tx, _| {
+        if let Err(error) = self.instance.hold_again() {
+            tracing::warn!(%error, "the lock file of this process is gone and cannot be made anew; others take it for dead");
+        }
+        let session = match self.small(|tx, instance| {
+            instance.beat(tx)?;
             tx.effects.moved = true;
             tx.new_session(tube, grp, lease)
         }) {
