@@ -8,7 +8,10 @@ use tokio::time::Instant;
 
 use crate::stage::{Stage, Trail, on_both_engines, stop, until};
 
-on_both_engines!(a_handler_that_listens_ends_by_itself_at_its_timeout_and_its_outcome_counts,);
+on_both_engines!(
+    a_handler_that_listens_ends_by_itself_at_its_timeout_and_its_outcome_counts,
+    a_batch_that_is_handed_back_counts_as_its_messages,
+);
 
 #[dq_handler(tube = "listens", timeout = "50ms", retry = none)]
 async fn listens(how: String, cancel: Cancel, State(trail): State<Trail>) -> Result<(), String> {
@@ -125,6 +128,26 @@ async fn at_an_abort_every_handler_is_told_and_all_goes_back(stage: Stage) {
         ["deaf was dropped", "hears was dropped", "thread was told"]
     );
     stage.dead(0).await;
+}
+
+#[dq_handler(tube = "crowds", batch = 5, linger = "50ms")]
+async fn crowd(batch: Vec<u32>, State(trail): State<Trail>) {
+    trail.add(batch.len());
+    std::future::pending::<()>().await;
+}
+
+async fn a_batch_that_is_handed_back_counts_as_its_messages(stage: Stage) {
+    let trail = Trail::new();
+    let app = stage.app(handlers![crowd]).state(trail.clone());
+    let running = app.start().await.unwrap();
+    let sent = running.producer().send_all((0..5).map(crowd::now)).await;
+    assert!(sent.iter().all(Result::is_ok));
+    assert_eq!(trail.reach(1).await, ["5"]);
+    let ended = running.stop(millis(30)).await;
+    assert!(
+        matches!(ended, Err(AppError::Deadline { handed_back: 5, .. })),
+        "{ended:?}"
+    );
 }
 
 /// Not on paused time, which stands still while a thread blocks.

@@ -172,7 +172,7 @@ impl Running {
         let until = began + deadline;
         self.control.quiet();
         let mut waited = deadline;
-        let mut handed_back = None;
+        let mut aborted = false;
         {
             let mut hurry = std::pin::pin!(hurry);
             loop {
@@ -184,18 +184,18 @@ impl Running {
                         None => break,
                     },
                     () = sleep_until(until) => {
-                        handed_back = Some(self.running());
+                        aborted = true;
                         break;
                     }
                     () = &mut hurry => {
                         waited = began.elapsed();
-                        handed_back = Some(self.running());
+                        aborted = true;
                         break;
                     }
                 }
             }
         }
-        if handed_back.is_some() {
+        if aborted {
             self.control.abort();
             let bound = Instant::now() + ABORT_BOUND;
             while let Ok(Some(ended)) = timeout_at(bound, self.lanes.join_next()).await {
@@ -229,13 +229,13 @@ impl Running {
         for hook in self.stop_hooks.drain(..) {
             hook().await;
         }
-        match (self.failure.take(), handed_back) {
+        match (self.failure.take(), self.handed_back()) {
             (Some(failure), _) => Err(failure),
-            (None, Some(handed_back)) if handed_back > 0 => Err(AppError::Deadline {
+            (None, 0) => Ok(()),
+            (None, handed_back) => Err(AppError::Deadline {
                 handed_back,
                 deadline: waited,
             }),
-            (None, _) => Ok(()),
         }
     }
 
@@ -278,11 +278,14 @@ impl Running {
         self.failure.get_or_insert(failure);
     }
 
-    fn running(&self) -> usize {
+    /// Messages that ran until they were stopped: those of the abort, and the runs of lanes whose thread is blocked.
+    fn handed_back(&self) -> usize {
         self.subscriptions
             .iter()
             .flat_map(|sub| &sub.lanes)
-            .map(|lane| lane.running())
+            .map(|lane| {
+                usize::try_from(lane.counts().aborted).unwrap_or(usize::MAX) + lane.running()
+            })
             .sum()
     }
 

@@ -94,6 +94,8 @@ pub struct Counts {
     pub lost: u64,
     /// Runs that took too long.
     pub timeouts: u64,
+    /// Messages whose run was cancelled by an abort; they are among the released ones.
+    pub aborted: u64,
 }
 
 macro_rules! shared_counts {
@@ -112,7 +114,7 @@ macro_rules! shared_counts {
 }
 
 shared_counts!(
-    received, started, done, retried, dead, skipped, released, duplicates, lost, timeouts
+    received, started, done, retried, dead, skipped, released, duplicates, lost, timeouts, aborted
 );
 
 /// What a lane is doing, readable from anywhere. Written once for each round of the pump, never for each message.

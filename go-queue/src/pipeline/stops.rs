@@ -250,6 +250,7 @@ impl Pump {
             self.stop_slot(ticket);
             self.table[ticket].hows = vec![How::RELEASE; len];
             self.counts.released += len as u64;
+            self.counts.aborted += len as u64;
             // Its claims are abandoned; nobody waits for an answer.
             self.confirm(ticket);
         }
