@@ -42,11 +42,13 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     columns: &[],
     goals,
     work,
+    // Gates against regress, a little above what was measured. The prototype, with a handler written by hand, had 310 for
+    // `ready`; the attribute's decoding and the outcome's conversion came to that.
     instructions: &[
         Instructions {
             variant: "ready",
             floor: "floor",
-            limit: 400.0,
+            limit: 500.0,
         },
         Instructions {
             variant: "yields",
@@ -56,7 +58,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         Instructions {
             variant: "middleware-1",
             floor: "ready",
-            limit: 500.0,
+            limit: 550.0,
         },
         Instructions {
             variant: "middleware-2",
@@ -66,7 +68,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         Instructions {
             variant: "ready-key",
             floor: "floor-topic",
-            limit: 500.0,
+            limit: 520.0,
         },
     ],
 };
