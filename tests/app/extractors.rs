@@ -57,7 +57,7 @@ async fn what_a_task_handler_is_told_is_true(stage: Stage) {
         .await
         .unwrap();
     let before = stage.clock.now();
-    let due = stage.from_now(millis(30));
+    let due = stage.later(millis(30));
     let sent = note::at(Note { text: "tea" }, due)
         .key("k\0y")
         .header("a", "1")

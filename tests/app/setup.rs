@@ -41,32 +41,32 @@ fn has(report: &str, parts: &[&str]) {
 
 #[dq_handler(tube = "alone")]
 async fn alone(n: u32) {
-    drop(n);
+    let _ = n;
 }
 
 #[dq_handler(tube = "shared")]
 async fn left(n: u32) {
-    drop(n);
+    let _ = n;
 }
 
 #[dq_handler(tube = "shared")]
 async fn right(n: u32) {
-    drop(n);
+    let _ = n;
 }
 
 #[kq_handler(topic = "shared", group = "g")]
 async fn left_record(n: u32) {
-    drop(n);
+    let _ = n;
 }
 
 #[kq_handler(topic = "shared", group = "g")]
 async fn right_record(n: u32) {
-    drop(n);
+    let _ = n;
 }
 
 #[kq_handler(topic = "shared", group = "other")]
 async fn other_record(n: u32) {
-    drop(n);
+    let _ = n;
 }
 
 #[test]
@@ -124,22 +124,22 @@ fn groups_that_the_configuration_makes_equal_are_found() {
 
 #[kq_handler(topic = "typed", group = "g", when(header = "type", is = "a"))]
 async fn of_type_a(n: u32) {
-    drop(n);
+    let _ = n;
 }
 
 #[kq_handler(topic = "typed", group = "g", when(header = "type", is = "b"))]
 async fn of_type_b(n: u32) {
-    drop(n);
+    let _ = n;
 }
 
 #[kq_handler(topic = "typed", group = "g", when(header = "type", is = "a"))]
 async fn of_type_a_too(n: u32) {
-    drop(n);
+    let _ = n;
 }
 
 #[kq_handler(topic = "typed", group = "g")]
 async fn of_any_type(n: u32) {
-    drop(n);
+    let _ = n;
 }
 
 #[kq_handler(topic = "typed", group = "g", when(header = "type", is = "c"))]
@@ -179,12 +179,12 @@ struct Bank;
 
 #[dq_handler(tube = "mails")]
 async fn mail(n: u32, State(_mailer): State<Arc<Mailer>>, State(_bank): State<Bank>) {
-    drop(n);
+    let _ = n;
 }
 
 #[kq_handler(topic = "payments", group = "g")]
 async fn pay(n: u32, State(_bank): State<Bank>, State(_trail): State<Trail>) {
-    drop(n);
+    let _ = n;
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn a_key_that_means_two_handlers_names_both() {
 
         #[dq_handler(tube = "elsewhere")]
         pub(super) async fn alone(n: u32) {
-            drop(n);
+            let _ = n;
         }
     }
     let yaml = "handlers: { alone: { concurrency: 3 } }";

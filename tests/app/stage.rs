@@ -108,7 +108,7 @@ impl Stage {
     }
 
     /// The wall clock so far from now.
-    pub(crate) fn from_now(&self, delay: Duration) -> SystemTime {
+    pub(crate) fn later(&self, delay: Duration) -> SystemTime {
         self.clock.now().saturating_add(delay).to_system()
     }
 
@@ -217,11 +217,10 @@ impl Trail {
     pub(crate) async fn reach(&self, count: usize) -> Vec<String> {
         let mut changes = self.0.subscribe();
         let reached = changes.wait_for(|lines| lines.len() >= count);
-        let lines = match timeout(PATIENCE, reached).await {
+        match timeout(PATIENCE, reached).await {
             Ok(lines) => lines.expect("the trail is alive").clone(),
             Err(_) => unreachable!("{count} lines were expected, there are {:?}", self.lines()),
-        };
-        lines
+        }
     }
 }
 

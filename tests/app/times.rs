@@ -267,7 +267,7 @@ async fn a_task_that_waits_is_moved_to_another_time(stage: Stage) {
     let early = early.to_string().parse().unwrap();
     let now = producer.reschedule(&early, stage.ago(hours(1))).await;
     assert_eq!(now.unwrap(), Rescheduled::Rescheduled);
-    let later = producer.reschedule(&late, stage.from_now(days(9))).await;
+    let later = producer.reschedule(&late, stage.later(days(9))).await;
     assert_eq!(later.unwrap(), Rescheduled::Rescheduled);
     assert_eq!(trail.reach(1).await, ["hour"]);
     note::delay("mark".to_owned(), millis(400))
@@ -293,7 +293,7 @@ async fn a_task_that_has_started_is_not_moved(stage: Stage) {
     let producer = running.producer();
     let task = ranked::now("one".to_owned()).send(&producer).await.unwrap();
     trail.reach(1).await;
-    let soon = stage.from_now(hours(1));
+    let soon = stage.later(hours(1));
     assert_eq!(
         producer.reschedule(&task, soon).await.unwrap(),
         Rescheduled::Running
