@@ -73,7 +73,7 @@ pub enum AppError {
         error: Option<BoxError>,
     },
     /// The shutdown deadline passed; what still ran was cancelled and handed back, uncounted. Exit code 3.
-    #[error("{} still running after {deadline:?} and handed back", messages(*.handed_back))]
+    #[error("{}", handed_back_text(*.handed_back, *.deadline))]
     Deadline {
         /// How many messages were handed back.
         handed_back: usize,
@@ -82,12 +82,9 @@ pub enum AppError {
     },
 }
 
-fn messages(count: usize) -> String {
-    if count == 1 {
-        "1 message was".to_owned()
-    } else {
-        format!("{count} messages were")
-    }
+fn handed_back_text(count: usize, deadline: Duration) -> String {
+    let (messages, were) = if count == 1 { ("message", "was") } else { ("messages", "were") };
+    format!("{count} {messages} {were} still running after {deadline:?} and {were} handed back")
 }
 
 fn counted(problems: usize) -> String {

@@ -168,7 +168,7 @@ pub enum LogLevel {
 /// How it is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Text; with colours on a terminal.
+    /// Text on a terminal, JSON elsewhere.
     #[default]
     Auto,
     /// For people.
