@@ -11,7 +11,6 @@ on_both_engines!(
     layers_run_from_outside_to_inside_and_back,
     a_layer_can_end_a_run_and_change_its_outcome,
     a_layer_of_one_handler_leaves_the_others_alone,
-    a_panic_in_a_layer_is_an_error_and_a_layer_around_blocking_works,
 );
 
 /// Writes down what comes in and what goes out.
@@ -156,7 +155,14 @@ fn on_a_thread(n: u32, State(trail): State<Trail>) {
     trail.add(n);
 }
 
-async fn a_panic_in_a_layer_is_an_error_and_a_layer_around_blocking_works(stage: Stage) {
+/// In real time: a paused clock runs ahead of threads.
+#[tokio::test]
+async fn a_panic_in_a_layer_is_an_error_and_a_layer_around_blocking_works() {
+    layers_around_threads(Stage::memory()).await;
+    layers_around_threads(Stage::sqlite().await).await;
+}
+
+async fn layers_around_threads(stage: Stage) {
     let trail = Trail::new();
     let app = stage
         .app(handlers![guarded, on_a_thread])
