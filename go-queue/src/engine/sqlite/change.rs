@@ -25,7 +25,12 @@ fn job_of(store: i64, token: Option<&str>) -> Option<i64> {
 /// Where a task stands.
 enum Place {
     /// It waits: its number, tube, priority, starts so far.
-    Waiting { id: i64, tube: i64, pri: i64, attempts: i64 },
+    Waiting {
+        id: i64,
+        tube: i64,
+        pri: i64,
+        attempts: i64,
+    },
     Running,
     Over,
     Unknown,
@@ -42,19 +47,25 @@ fn pick(tx: &mut Tx<'_>, store: i64, task: &TaskId) -> rusqlite::Result<Place> {
         .prepare_cached("SELECT id FROM tube WHERE name=?1")?
         .query_row([task.tube().as_str()], |row| row.get(0))
         .optional()?;
-    let Some(tube) = tube else { return Ok(Place::Unknown) };
+    let Some(tube) = tube else {
+        return Ok(Place::Unknown);
+    };
     let uid = task.id().0.to_be_bytes();
     let number = job_of(store, task.token());
     let found: Option<(i64, i64, i64)> = match number {
         Some(number) => tx
             .conn
             .prepare_cached("SELECT id, pri, due FROM job WHERE id=?1 AND tube=?2 AND uid=?3")?
-            .query_row(params![number, tube, &uid[..]], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .query_row(params![number, tube, &uid[..]], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
             .optional()?,
         None => tx
             .conn
             .prepare_cached("SELECT id, pri, due FROM job WHERE uid=?1 AND tube=?2")?
-            .query_row(params![&uid[..], tube], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .query_row(params![&uid[..], tube], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
             .optional()?,
     };
     let Some((id, pri, due)) = found else {
@@ -67,7 +78,10 @@ fn pick(tx: &mut Tx<'_>, store: i64, task: &TaskId) -> rusqlite::Result<Place> {
     if leased {
         return Ok(Place::Running);
     }
-    let dead = tx.conn.prepare_cached("SELECT 1 FROM dead WHERE job=?1")?.exists([id])?;
+    let dead = tx
+        .conn
+        .prepare_cached("SELECT 1 FROM dead WHERE job=?1")?
+        .exists([id])?;
     if dead {
         return Ok(Place::Over);
     }
@@ -79,7 +93,9 @@ fn pick(tx: &mut Tx<'_>, store: i64, task: &TaskId) -> rusqlite::Result<Place> {
     if attempts.is_none() {
         attempts = tx
             .conn
-            .prepare_cached("DELETE FROM timer WHERE tube=?1 AND at=?2 AND id=?3 RETURNING attempts")?
+            .prepare_cached(
+                "DELETE FROM timer WHERE tube=?1 AND at=?2 AND id=?3 RETURNING attempts",
+            )?
             .query_row([tube, due, id], |row| row.get(0))
             .optional()?;
     }
@@ -92,7 +108,12 @@ fn pick(tx: &mut Tx<'_>, store: i64, task: &TaskId) -> rusqlite::Result<Place> {
             .optional()?;
     }
     // A job that stands nowhere cannot be: it would have been lost.
-    Ok(attempts.map_or(Place::Unknown, |attempts| Place::Waiting { id, tube, pri, attempts }))
+    Ok(attempts.map_or(Place::Unknown, |attempts| Place::Waiting {
+        id,
+        tube,
+        pri,
+        attempts,
+    }))
 }
 
 /// What became of a task that is not here: it ran, or was revoked, or nobody knows.
@@ -104,18 +125,27 @@ fn absent(tx: &Tx<'_>, tube: i64, uid: &[u8], number: Option<i64>) -> rusqlite::
     let Some(number) = number else {
         return Ok(if done { Place::Over } else { Place::Unknown });
     };
-    let revoked = tx.conn.prepare_cached("SELECT 1 FROM revoked WHERE job=?1")?.exists([number])?;
+    let revoked = tx
+        .conn
+        .prepare_cached("SELECT 1 FROM revoked WHERE job=?1")?
+        .exists([number])?;
     let was_given = number < tx.meta("job")?;
     let forgotten = number <= tx.meta("forgotten")?;
     // A number that this store gave out, that is neither here nor marked as revoked, can only have run.
-    Ok(if was_given && !revoked && (done || !forgotten) { Place::Over } else { Place::Unknown })
+    Ok(if was_given && !revoked && (done || !forgotten) {
+        Place::Over
+    } else {
+        Place::Unknown
+    })
 }
 
 fn revoke(tx: &mut Tx<'_>, store: i64, task: &TaskId) -> rusqlite::Result<Revoked> {
     Ok(match pick(tx, store, task)? {
         Place::Waiting { id, tube, .. } => {
             let until = millis_up(tx.wall.saturating_add(tx.config.keep));
-            tx.conn.prepare_cached("DELETE FROM job WHERE id=?1")?.execute([id])?;
+            tx.conn
+                .prepare_cached("DELETE FROM job WHERE id=?1")?
+                .execute([id])?;
             tx.conn
                 .prepare_cached("INSERT OR REPLACE INTO revoked(job, until) VALUES(?1, ?2)")?
                 .execute([id, until])?;
@@ -130,12 +160,24 @@ fn revoke(tx: &mut Tx<'_>, store: i64, task: &TaskId) -> rusqlite::Result<Revoke
     })
 }
 
-fn reschedule(tx: &mut Tx<'_>, store: i64, task: &TaskId, to: WallTime) -> rusqlite::Result<Rescheduled> {
+fn reschedule(
+    tx: &mut Tx<'_>,
+    store: i64,
+    task: &TaskId,
+    to: WallTime,
+) -> rusqlite::Result<Rescheduled> {
     Ok(match pick(tx, store, task)? {
-        Place::Waiting { id, tube, pri, attempts } => {
+        Place::Waiting {
+            id,
+            tube,
+            pri,
+            attempts,
+        } => {
             let due = if to == WallTime::EPOCH { tx.wall } else { to };
             // The one change of a job row: it says when the message was due.
-            tx.conn.prepare_cached("UPDATE job SET due=?2 WHERE id=?1")?.execute([id, due.as_nanos()])?;
+            tx.conn
+                .prepare_cached("UPDATE job SET due=?2 WHERE id=?1")?
+                .execute([id, due.as_nanos()])?;
             if due <= tx.wall {
                 make_ready(tx, tube, pri, id, attempts)?;
             } else {
@@ -165,7 +207,9 @@ impl Tasks for Changes {
             let (n, store) = (tasks.len(), self.0.shared.store);
             let answer = self
                 .0
-                .ask("revoke tasks", move |tx| tasks.iter().map(|task| revoke(tx, store, task)).collect())
+                .ask("revoke tasks", move |tx| {
+                    tasks.iter().map(|task| revoke(tx, store, task)).collect()
+                })
                 .await;
             spread(n, answer)
         })
@@ -180,7 +224,10 @@ impl Tasks for Changes {
             let answer = self
                 .0
                 .ask("reschedule tasks", move |tx| {
-                    tasks.iter().map(|(task, to)| reschedule(tx, store, task, *to)).collect()
+                    tasks
+                        .iter()
+                        .map(|(task, to)| reschedule(tx, store, task, *to))
+                        .collect()
                 })
                 .await;
             spread(n, answer)

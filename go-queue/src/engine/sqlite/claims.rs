@@ -68,7 +68,12 @@ struct End {
 }
 
 impl Claims for End {
-    fn turn(&mut self, cx: &mut Context<'_>, asks: &mut Vec<Ask>, answers: &mut Vec<Answer>) -> Poll<()> {
+    fn turn(
+        &mut self,
+        cx: &mut Context<'_>,
+        asks: &mut Vec<Ask>,
+        answers: &mut Vec<Answer>,
+    ) -> Poll<()> {
         self.pending.extend(asks.drain(..));
         let (came, free) = {
             let mut inbox = lock(&self.inbox);
@@ -98,7 +103,8 @@ impl End {
             keep: self.keep,
             inbox: self.inbox.clone(),
         };
-        if let Err(Request::Job(job)) = self.handle.shared.queue.push(Request::Job(Box::new(slice))) {
+        if let Err(Request::Job(job)) = self.handle.shared.queue.push(Request::Job(Box::new(slice)))
+        {
             job.finish(Err(Failure::Closed));
         }
     }
@@ -129,12 +135,20 @@ impl Job for Slice {
         self.owner = lock(&self.inbox).owner;
         if self.owner == 0 || !tx.has_session(self.owner)? {
             // A session that others have ended took its claims with it; they answer `Lost` below.
-            self.owner = if self.asks.is_empty() { 0 } else { tx.new_session(0, 0, LEASE)? };
+            self.owner = if self.asks.is_empty() {
+                0
+            } else {
+                tx.new_session(0, 0, LEASE)?
+            };
         }
         for ask in &self.asks {
             let verdict = take(tx, &self.scope, self.keep, self.owner, ask)?;
             if ask.what != AskWhat::Abandon {
-                self.answers.push(Answer { ticket: ask.ticket, round: ask.round, verdict });
+                self.answers.push(Answer {
+                    ticket: ask.ticket,
+                    round: ask.round,
+                    verdict,
+                });
             }
         }
         if self.end && self.owner != 0 {
@@ -159,7 +173,11 @@ impl Job for Slice {
                             inbox.again.push(ask);
                         } else {
                             let verdict = Verdict::Down(ASK_AGAIN);
-                            inbox.answers.push(Answer { ticket: ask.ticket, round: ask.round, verdict });
+                            inbox.answers.push(Answer {
+                                ticket: ask.ticket,
+                                round: ask.round,
+                                verdict,
+                            });
                         }
                     }
                 }
@@ -182,9 +200,16 @@ struct Row {
 
 fn find(tx: &Tx<'_>, scope: &str, uid: &[u8]) -> rusqlite::Result<Option<Row>> {
     tx.conn
-        .prepare_cached("SELECT state, owner, attempts, until FROM claim WHERE scope=?1 AND uid=?2")?
+        .prepare_cached(
+            "SELECT state, owner, attempts, until FROM claim WHERE scope=?1 AND uid=?2",
+        )?
         .query_row(params![scope, uid], |row| {
-            Ok(Row { state: row.get(0)?, owner: row.get(1)?, attempts: row.get(2)?, until: row.get(3)? })
+            Ok(Row {
+                state: row.get(0)?,
+                owner: row.get(1)?,
+                attempts: row.get(2)?,
+                until: row.get(3)?,
+            })
         })
         .optional()
 }
@@ -207,21 +232,43 @@ fn forget(tx: &Tx<'_>, scope: &str, uid: &[u8; 16]) -> rusqlite::Result<()> {
 }
 
 /// Takes one ask.
-fn take(tx: &Tx<'_>, scope: &str, keep: Duration, owner: u32, ask: &Ask) -> rusqlite::Result<Verdict> {
+fn take(
+    tx: &Tx<'_>,
+    scope: &str,
+    keep: Duration,
+    owner: u32,
+    ask: &Ask,
+) -> rusqlite::Result<Verdict> {
     let uid = ask.id.0.to_be_bytes();
     let found = find(tx, scope, &uid)?;
     let until = |after: Duration| millis_up(tx.wall.saturating_add(after));
     if ask.what == AskWhat::Claim {
         let attempts = match found {
-            Some(Row { state: DONE, until, .. }) if until > tx.now_ms() => return Ok(Verdict::Done),
+            Some(Row {
+                state: DONE, until, ..
+            }) if until > tx.now_ms() => return Ok(Verdict::Done),
             Some(Row { state: DONE, .. }) | None => 0,
-            Some(Row { state: RUNNING, owner, .. }) if tx.has_session(owner)? => {
+            Some(Row {
+                state: RUNNING,
+                owner,
+                ..
+            }) if tx.has_session(owner)? => {
                 return Ok(Verdict::Busy(ASK_AGAIN));
             }
             Some(Row { attempts, .. }) => attempts,
         };
         let attempt = attempts.saturating_add(1);
-        write(tx, scope, &uid, &Row { state: RUNNING, owner, attempts: attempt, until: 0 })?;
+        write(
+            tx,
+            scope,
+            &uid,
+            &Row {
+                state: RUNNING,
+                owner,
+                attempts: attempt,
+                until: 0,
+            },
+        )?;
         return Ok(Verdict::Fresh { attempt });
     }
     let Some(row) = found.filter(|row| row.state == RUNNING && row.owner == owner) else {
@@ -230,10 +277,18 @@ fn take(tx: &Tx<'_>, scope: &str, keep: Duration, owner: u32, ask: &Ask) -> rusq
     let attempts = row.attempts;
     let next = match ask.what {
         AskWhat::Claim => row,
-        AskWhat::Confirm => Row { state: DONE, owner: 0, attempts, until: until(keep) },
-        AskWhat::Retry { after } => {
-            Row { state: FREE, owner: 0, attempts, until: until(after.saturating_add(keep)) }
-        }
+        AskWhat::Confirm => Row {
+            state: DONE,
+            owner: 0,
+            attempts,
+            until: until(keep),
+        },
+        AskWhat::Retry { after } => Row {
+            state: FREE,
+            owner: 0,
+            attempts,
+            until: until(after.saturating_add(keep)),
+        },
         AskWhat::Dead => {
             forget(tx, scope, &uid)?;
             return Ok(Verdict::Stored);
@@ -244,7 +299,12 @@ fn take(tx: &Tx<'_>, scope: &str, keep: Duration, owner: u32, ask: &Ask) -> rusq
                 forget(tx, scope, &uid)?;
                 return Ok(Verdict::Stored);
             }
-            Row { state: FREE, owner: 0, attempts, until: until(keep) }
+            Row {
+                state: FREE,
+                owner: 0,
+                attempts,
+                until: until(keep),
+            }
         }
     };
     write(tx, scope, &uid, &next)?;

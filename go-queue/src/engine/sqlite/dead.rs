@@ -32,7 +32,9 @@ LEFT JOIN grp g ON g.id=d.grp LEFT JOIN topic tp ON tp.id=g.topic";
 
 fn letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
     let name = |at: usize| -> rusqlite::Result<Option<Name>> {
-        Ok(row.get::<_, Option<String>>(at)?.and_then(|text| Name::new(&text).ok()))
+        Ok(row
+            .get::<_, Option<String>>(at)?
+            .and_then(|text| Name::new(&text).ok()))
     };
     let (tube, topic) = (name(1)?, name(2)?);
     let place = match (tube, topic) {
@@ -49,7 +51,11 @@ fn letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
         group: name(3)?,
         handler: Arc::from(row.get_ref(7)?.as_str()?),
         id: id_of(row.get_ref(4)?.as_blob()?),
-        body: Body::new(body, row.get::<_, u32>(12)? as usize, row.get::<_, u32>(13)? as usize),
+        body: Body::new(
+            body,
+            row.get::<_, u32>(12)? as usize,
+            row.get::<_, u32>(13)? as usize,
+        ),
         flags: Flags(u8::try_from(flags & (NAMED - 1)).unwrap_or(0)),
         content: ContentType::from_byte(row.get(11)?),
         attempts: row.get(5)?,
@@ -62,17 +68,26 @@ fn letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
 /// The numbers that a place has in the tables: tube, or topic.
 fn place_numbers(tx: &Tx<'_>, place: Option<&Place>) -> rusqlite::Result<Option<(i64, i64)>> {
     let find = |sql: &str, name: &Name| -> rusqlite::Result<Option<i64>> {
-        tx.conn.prepare_cached(sql)?.query_row([name.as_str()], |row| row.get(0)).optional()
+        tx.conn
+            .prepare_cached(sql)?
+            .query_row([name.as_str()], |row| row.get(0))
+            .optional()
     };
     Ok(match place {
         None => Some((0, 0)),
-        Some(Place::Tube(name)) => find("SELECT id FROM tube WHERE name=?1", name)?.map(|id| (id, 0)),
-        Some(Place::Topic(name)) => find("SELECT id FROM topic WHERE name=?1", name)?.map(|id| (0, id)),
+        Some(Place::Tube(name)) => {
+            find("SELECT id FROM tube WHERE name=?1", name)?.map(|id| (id, 0))
+        }
+        Some(Place::Topic(name)) => {
+            find("SELECT id FROM topic WHERE name=?1", name)?.map(|id| (0, id))
+        }
     })
 }
 
 fn list(tx: &Tx<'_>, query: &DeadQuery) -> rusqlite::Result<Vec<DeadLetter>> {
-    let Some((tube, topic)) = place_numbers(tx, query.place.as_ref())? else { return Ok(Vec::new()) };
+    let Some((tube, topic)) = place_numbers(tx, query.place.as_ref())? else {
+        return Ok(Vec::new());
+    };
     let limit = i64::try_from(query.limit.min(PAGE)).unwrap_or(0);
     let mut select = tx.conn.prepare_cached(&format!(
         "{SELECT} WHERE d.id>?1 AND (?2=0 OR (d.tube=?2 AND d.grp=0)) AND (?3=0 OR g.topic=?3)
@@ -97,7 +112,9 @@ fn list(tx: &Tx<'_>, query: &DeadQuery) -> rusqlite::Result<Vec<DeadLetter>> {
 fn replay(tx: &mut Tx<'_>, cursor: u64) -> rusqlite::Result<bool> {
     let found = tx
         .conn
-        .prepare_cached("DELETE FROM dead WHERE id=?1 RETURNING job, tube, grp, gid, off, uid, pri")?
+        .prepare_cached(
+            "DELETE FROM dead WHERE id=?1 RETURNING job, tube, grp, gid, off, uid, pri",
+        )?
         .query_row([cursor.cast_signed()], |row| {
             Ok((
                 row.get::<_, i64>(0)?,
@@ -110,14 +127,18 @@ fn replay(tx: &mut Tx<'_>, cursor: u64) -> rusqlite::Result<bool> {
             ))
         })
         .optional()?;
-    let Some((job, tube, group, gid, off, uid, pri)) = found else { return Ok(false) };
+    let Some((job, tube, group, gid, off, uid, pri)) = found else {
+        return Ok(false);
+    };
     if group == 0 {
         make_ready(tx, tube, pri, job, 0)?;
         tx.effects.wake(tube);
     } else {
         let id = tx.number("dead")?;
         tx.conn
-            .prepare_cached("INSERT INTO replay(grp, gid, id, job, off, uid) VALUES(?1, ?2, ?3, ?4, ?5, ?6)")?
+            .prepare_cached(
+                "INSERT INTO replay(grp, gid, id, job, off, uid) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
             .execute(params![group, gid, id, job, off, uid])?;
         let topic: i64 = tx
             .conn
@@ -136,14 +157,18 @@ fn purge(tx: &mut Tx<'_>, cursor: u64) -> rusqlite::Result<bool> {
         .query_row([cursor.cast_signed()], |row| row.get(0))
         .optional()?;
     if let Some(job) = job {
-        tx.conn.prepare_cached("DELETE FROM job WHERE id=?1")?.execute([job])?;
+        tx.conn
+            .prepare_cached("DELETE FROM job WHERE id=?1")?
+            .execute([job])?;
         tx.effects.sync = true;
     }
     Ok(job.is_some())
 }
 
 fn count(tx: &Tx<'_>, place: Option<&Place>) -> rusqlite::Result<u64> {
-    let Some((tube, topic)) = place_numbers(tx, place)? else { return Ok(0) };
+    let Some((tube, topic)) = place_numbers(tx, place)? else {
+        return Ok(0);
+    };
     let n: i64 = tx
         .conn
         .prepare_cached(
@@ -203,6 +228,9 @@ impl DeadLetters for Dead {
     }
 
     fn count(&self, place: Option<Place>) -> BoxFuture<'_, Result<u64, EngineError>> {
-        Box::pin(self.0.ask("count dead letters", move |tx| count(tx, place.as_ref())))
+        Box::pin(
+            self.0
+                .ask("count dead letters", move |tx| count(tx, place.as_ref())),
+        )
     }
 }

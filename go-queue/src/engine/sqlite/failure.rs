@@ -43,12 +43,16 @@ impl Failure {
     pub(crate) fn engine(&self, what: &str) -> EngineError {
         match self {
             Self::Closed => EngineError::Closed { engine: ENGINE },
-            Self::Broken(why) => {
-                EngineError::Unusable { engine: ENGINE, what: what.to_owned(), why: why.clone() }
-            }
-            other => {
-                EngineError::Unavailable { engine: ENGINE, what: what.to_owned(), why: other.why() }
-            }
+            Self::Broken(why) => EngineError::Unusable {
+                engine: ENGINE,
+                what: what.to_owned(),
+                why: why.clone(),
+            },
+            other => EngineError::Unavailable {
+                engine: ENGINE,
+                what: what.to_owned(),
+                why: other.why(),
+            },
         }
     }
 
@@ -56,7 +60,10 @@ impl Failure {
     pub(crate) fn publish(&self) -> PublishError {
         match self {
             Self::Closed => PublishError::Closed { engine: ENGINE },
-            Self::Full(why) => PublishError::Full { engine: ENGINE, why: why.clone() },
+            Self::Full(why) => PublishError::Full {
+                engine: ENGINE,
+                why: why.clone(),
+            },
             other => PublishError::Unavailable {
                 engine: ENGINE,
                 why: other.why(),

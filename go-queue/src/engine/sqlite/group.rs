@@ -46,11 +46,19 @@ pub(super) struct Held {
 }
 
 /// Joins a group, makes it if it is new. Answers group and session.
-pub(super) fn join(tx: &mut Tx<'_>, topic: i64, name: &str, start: Start, lease: i64) -> rusqlite::Result<(i64, u32)> {
+pub(super) fn join(
+    tx: &mut Tx<'_>,
+    topic: i64,
+    name: &str,
+    start: Start,
+    lease: i64,
+) -> rusqlite::Result<(i64, u32)> {
     let now = tx.now_ms();
     let made = tx
         .conn
-        .prepare_cached("INSERT INTO grp(topic, name, seen) VALUES(?1, ?2, ?3) ON CONFLICT DO NOTHING")?
+        .prepare_cached(
+            "INSERT INTO grp(topic, name, seen) VALUES(?1, ?2, ?3) ON CONFLICT DO NOTHING",
+        )?
         .execute(params![topic, name, now])?;
     let group: i64 = tx
         .conn
@@ -66,7 +74,9 @@ pub(super) fn join(tx: &mut Tx<'_>, topic: i64, name: &str, start: Start, lease:
             [group, topic],
         )?;
     } else {
-        tx.conn.prepare_cached("UPDATE grp SET seen=?2 WHERE id=?1")?.execute([group, now])?;
+        tx.conn
+            .prepare_cached("UPDATE grp SET seen=?2 WHERE id=?1")?
+            .execute([group, now])?;
     }
     let session = tx.new_session(0, group, lease)?;
     tx.effects.moved = true;
@@ -77,10 +87,20 @@ pub(super) fn join(tx: &mut Tx<'_>, topic: i64, name: &str, start: Start, lease:
 /// Does what an end of a topic says.
 pub(super) fn settle(tx: &mut Tx<'_>, turn: &mut TopicTurn, sub: &mut Sub) -> rusqlite::Result<()> {
     let session = sub.session;
-    sub.grant(std::mem::take(&mut turn.credit), std::mem::take(&mut turn.withdraw) || turn.quiet);
-    let Kind::Topic(member) = &mut sub.kind else { return Ok(()) };
+    sub.grant(
+        std::mem::take(&mut turn.credit),
+        std::mem::take(&mut turn.withdraw) || turn.quiet,
+    );
+    let Kind::Topic(member) = &mut sub.kind else {
+        return Ok(());
+    };
     turn.stale = 0;
-    let holds = |gid: i64, epoch: u32| member.held.iter().any(|held| held.gid == gid && held.epoch == epoch);
+    let holds = |gid: i64, epoch: u32| {
+        member
+            .held
+            .iter()
+            .any(|held| held.gid == gid && held.epoch == epoch)
+    };
     for buried in &turn.dead {
         // Fenced twice: by what we hold, and by what the tables say.
         if holds(buried.gid, buried.epoch) && owns(tx, member.group, buried.gid, session)? {
@@ -134,15 +154,25 @@ fn free(tx: &mut Tx<'_>, group: i64, gid: i64, session: u32) -> rusqlite::Result
 
 /// Applies to the member what is committed now.
 pub(super) fn done(sub: &mut Sub, turn: &TopicTurn) {
-    let Kind::Topic(member) = &mut sub.kind else { return };
+    let Kind::Topic(member) = &mut sub.kind else {
+        return;
+    };
     for &(gid, epoch, token) in &turn.again {
-        if let Some(held) = member.held.iter_mut().find(|held| held.gid == gid && held.epoch == epoch) {
+        if let Some(held) = member
+            .held
+            .iter_mut()
+            .find(|held| held.gid == gid && held.epoch == epoch)
+        {
             held.again.push(token);
             sub.maybe = true;
         }
     }
     for commit in &turn.commits {
-        if let Some(held) = member.held.iter_mut().find(|held| held.epoch == commit.epoch) {
+        if let Some(held) = member
+            .held
+            .iter_mut()
+            .find(|held| held.epoch == commit.epoch)
+        {
             // Reading had stopped at the bound.
             sub.maybe |= held.at >= held.committed.saturating_add(super::record::SPAN);
             held.committed = held.committed.max(commit.base);
@@ -182,7 +212,10 @@ fn bury(tx: &mut Tx<'_>, group: i64, label: &str, buried: &Buried) -> rusqlite::
             )?
             .execute([job, pos])?;
         if copied == 0 {
-            tracing::warn!(offset = off, "a record was removed by retention before it could be kept as a dead letter");
+            tracing::warn!(
+                offset = off,
+                "a record was removed by retention before it could be kept as a dead letter"
+            );
             return Ok(());
         }
         let uid: Vec<u8> = tx
@@ -223,12 +256,18 @@ fn take_replay(
     let id = (token & !REPLAYED).cast_signed();
     let found = tx
         .conn
-        .prepare_cached("DELETE FROM replay WHERE grp=?1 AND gid=?2 AND id=?3 RETURNING job, off, uid")?
-        .query_row([group, gid, id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .prepare_cached(
+            "DELETE FROM replay WHERE grp=?1 AND gid=?2 AND id=?3 RETURNING job, off, uid",
+        )?
+        .query_row([group, gid, id], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
         .optional()?;
     if let (Some((job, _, _)), true) = (&found, done) {
         let job: i64 = *job;
-        tx.conn.prepare_cached("DELETE FROM job WHERE id=?1")?.execute([job])?;
+        tx.conn
+            .prepare_cached("DELETE FROM job WHERE id=?1")?
+            .execute([job])?;
     }
     Ok(found)
 }
@@ -243,7 +282,9 @@ struct Cursor {
 /// Brings every member of this process to its share: ⌈partitions ÷ members⌉ for the first ones, one less for the rest.
 pub(super) fn balance(writer: &mut Writer, now: Instant) {
     for at in 0..writer.subs.len() {
-        let Kind::Topic(member) = &mut writer.subs[at].kind else { continue };
+        let Kind::Topic(member) = &mut writer.subs[at].kind else {
+            continue;
+        };
         if !std::mem::take(&mut member.check) {
             continue;
         }
@@ -258,7 +299,9 @@ pub(super) fn balance(writer: &mut Writer, now: Instant) {
 
 fn balance_one(writer: &mut Writer, at: usize, now: Instant) -> rusqlite::Result<()> {
     let sub = &writer.subs[at];
-    let Kind::Topic(member) = &sub.kind else { return Ok(()) };
+    let Kind::Topic(member) = &sub.kind else {
+        return Ok(());
+    };
     let (group, session, drain) = (member.group, sub.session, member.drain);
     let members: Vec<u32> = writer
         .conn
@@ -281,19 +324,33 @@ fn balance_one(writer: &mut Writer, at: usize, now: Instant) -> rusqlite::Result
     let share = cursors.len() / members.len() + usize::from(rank < cursors.len() % members.len());
 
     let mut lost = Vec::new();
-    let Kind::Topic(member) = &mut writer.subs[at].kind else { return Ok(()) };
+    let Kind::Topic(member) = &mut writer.subs[at].kind else {
+        return Ok(());
+    };
     member.held.retain(|held| {
-        let ours = cursors.iter().any(|cursor| cursor.gid == held.gid && cursor.session == session);
+        let ours = cursors
+            .iter()
+            .any(|cursor| cursor.gid == held.gid && cursor.session == session);
         if !ours {
             lost.push(held.epoch);
         }
         ours
     });
-    let staying = member.held.iter().filter(|held| held.left_by.is_none()).count();
+    let staying = member
+        .held
+        .iter()
+        .filter(|held| held.left_by.is_none())
+        .count();
     let mut leaving = Vec::new();
     if staying > share {
         let by = now + drain;
-        for held in member.held.iter_mut().rev().filter(|held| held.left_by.is_none()).take(staying - share) {
+        for held in member
+            .held
+            .iter_mut()
+            .rev()
+            .filter(|held| held.left_by.is_none())
+            .take(staying - share)
+        {
             held.left_by = Some(by);
             leaving.push(held.epoch);
         }
@@ -333,7 +390,9 @@ fn take(writer: &mut Writer, at: usize, group: i64, session: u32, wanted: &[(i64
         )?;
         for &(gid, part) in wanted {
             let found: Option<(i64, Option<Vec<u8>>)> = update
-                .query_row(params![group, gid, session], |row| Ok((row.get(0)?, row.get(1)?)))
+                .query_row(params![group, gid, session], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })
                 .optional()?;
             if let Some((off, done)) = found {
                 taken.push((gid, part, off, done.unwrap_or_default()));
@@ -347,7 +406,13 @@ fn take(writer: &mut Writer, at: usize, group: i64, session: u32, wanted: &[(i64
                 let epoch = writer.next_epoch;
                 writer.next_epoch = writer.next_epoch.wrapping_add(1).max(1);
                 let sub = &mut writer.subs[at];
-                sub.say(Word::Took { epoch, gid, part, from: off, done: done.clone() });
+                sub.say(Word::Took {
+                    epoch,
+                    gid,
+                    part,
+                    from: off,
+                    done: done.clone(),
+                });
                 sub.maybe = true;
                 if let Kind::Topic(member) = &mut sub.kind {
                     member.held.push(Held {
@@ -378,7 +443,9 @@ pub(super) fn give_up(writer: &mut Writer, now: Instant) {
     writer.deadline = None;
     for at in 0..writer.subs.len() {
         let sub = &writer.subs[at];
-        let Kind::Topic(member) = &sub.kind else { continue };
+        let Kind::Topic(member) = &sub.kind else {
+            continue;
+        };
         let (group, session) = (member.group, sub.session);
         let over: Vec<(i64, u32)> = member
             .held
@@ -386,7 +453,12 @@ pub(super) fn give_up(writer: &mut Writer, now: Instant) {
             .filter(|held| held.left_by.is_some_and(|by| now >= by))
             .map(|held| (held.gid, held.epoch))
             .collect();
-        let next = member.held.iter().filter_map(|held| held.left_by).filter(|by| now < *by).min();
+        let next = member
+            .held
+            .iter()
+            .filter_map(|held| held.left_by)
+            .filter(|by| now < *by)
+            .min();
         if let Some(next) = next {
             writer.deadline = Some(writer.deadline.map_or(next, |at| at.min(next)));
         }
@@ -406,7 +478,9 @@ pub(super) fn give_up(writer: &mut Writer, now: Instant) {
         }
         let sub = &mut writer.subs[at];
         if let Kind::Topic(member) = &mut sub.kind {
-            member.held.retain(|held| !over.iter().any(|(_, epoch)| *epoch == held.epoch));
+            member
+                .held
+                .retain(|held| !over.iter().any(|(_, epoch)| *epoch == held.epoch));
         }
         for (_, epoch) in over {
             sub.say(Word::Lost { epoch });

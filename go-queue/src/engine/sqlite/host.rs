@@ -20,7 +20,10 @@ pub(super) fn boot_millis() -> i64 {
 }
 
 /// The clock by which the engine's own threads wait: the system's, which no test pauses.
-#[expect(clippy::disallowed_methods, reason = "an OS thread sleeps by the clock of the OS")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an OS thread sleeps by the clock of the OS"
+)]
 pub(super) fn monotonic() -> Instant {
     Instant::now()
 }
@@ -42,7 +45,13 @@ pub(super) fn private_folder(path: &Path) -> io::Result<()> {
 
 /// Opens a file that only this user can read, and makes it if it is not there.
 pub(super) fn private_file(path: &Path) -> io::Result<std::fs::File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
 }
 
 /// Makes the names in a folder survive a power cut.
@@ -63,7 +72,11 @@ pub(super) struct FileSystem {
 pub(super) fn file_system(path: &Path) -> io::Result<FileSystem> {
     let found = rustix::fs::statfs(path)?;
     // From linux/magic.h; the type of the field depends on the platform.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a magic number has 32 bits")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a magic number has 32 bits"
+    )]
     let shared = match found.f_type as u32 {
         0x6969 => Some("NFS"),
         0x517b | 0xff53_4d42 | 0xfe53_4d42 => Some("SMB"),
@@ -83,5 +96,8 @@ pub(super) fn file_system(path: &Path) -> io::Result<FileSystem> {
 #[cfg(not(target_os = "linux"))]
 pub(super) fn file_system(path: &Path) -> io::Result<FileSystem> {
     let found = rustix::fs::statvfs(path)?;
-    Ok(FileSystem { shared: None, free: found.f_bavail.saturating_mul(found.f_frsize) })
+    Ok(FileSystem {
+        shared: None,
+        free: found.f_bavail.saturating_mul(found.f_frsize),
+    })
 }

@@ -58,7 +58,8 @@ fn listen(folder: &Path, name: &str) -> Option<UnixDatagram> {
     let path = folder.join(format!("{name}.sock"));
     // Left behind if only the lock was removed.
     let _ = std::fs::remove_file(&path);
-    let ear = UnixDatagram::bind(path).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+    let ear =
+        UnixDatagram::bind(path).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
     ear.inspect_err(|error| {
         tracing::debug!(%error, "no socket beside the database: other processes are noticed by polling alone");
     })
@@ -75,7 +76,16 @@ impl Instance {
         let ear = listen(&folder, &name);
         let mouth = UnixDatagram::unbound()?;
         mouth.set_nonblocking(true)?;
-        Ok(Self { id: 0, boot: host::boot_name(), folder, name, lock, ear, mouth, peers: Vec::new() })
+        Ok(Self {
+            id: 0,
+            boot: host::boot_name(),
+            folder,
+            name,
+            lock,
+            ear,
+            mouth,
+            peers: Vec::new(),
+        })
     }
 
     /// Writes us into the tables.
@@ -107,14 +117,22 @@ impl Instance {
         let sock = self.ear.as_ref().map(|_| "sock");
         tx.conn.execute(
             "INSERT INTO instance(id, pid, boot, lock, sock, seen) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
-            params![self.id, std::process::id(), self.boot, self.name, sock, tx.tick],
+            params![
+                self.id,
+                std::process::id(),
+                self.boot,
+                self.name,
+                sock,
+                tx.tick
+            ],
         )?;
         Ok(())
     }
 
     /// Reads who else is to be woken.
     pub(super) fn find_peers(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        let mut found = conn.prepare_cached("SELECT lock FROM instance WHERE id<>?1 AND sock IS NOT NULL")?;
+        let mut found =
+            conn.prepare_cached("SELECT lock FROM instance WHERE id<>?1 AND sock IS NOT NULL")?;
         let mut rows = found.query([self.id])?;
         self.peers.clear();
         while let Some(row) = rows.next()? {
@@ -144,11 +162,15 @@ impl Instance {
         if places.len() * 8 > used {
             message[..8].fill(0);
         }
-        self.peers.retain(|peer| match self.mouth.send_to(&message[..used], peer) {
-            // A full buffer means that it has much to read already.
-            Ok(_) => true,
-            Err(error) => !matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound),
-        });
+        self.peers
+            .retain(|peer| match self.mouth.send_to(&message[..used], peer) {
+                // A full buffer means that it has much to read already.
+                Ok(_) => true,
+                Err(error) => !matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+                ),
+            });
     }
 
     /// Reads what the others said: places, zero for all.
@@ -157,7 +179,9 @@ impl Instance {
         let mut message = [0; 256];
         // A bound, so that a loud neighbour cannot keep us here.
         for _ in 0..64 {
-            let Ok(n) = ear.recv(&mut message) else { return };
+            let Ok(n) = ear.recv(&mut message) else {
+                return;
+            };
             for place in message[..n].chunks_exact(8) {
                 each(place.try_into().map_or(0, i64::from_le_bytes));
             }
@@ -165,11 +189,21 @@ impl Instance {
     }
 
     /// Looks which of the others are gone: another boot, a lock that nobody holds, or a lease that was not renewed.
-    pub(super) fn sweep(&self, conn: &Connection, tick: i64, expire: bool) -> rusqlite::Result<Gone> {
+    pub(super) fn sweep(
+        &self,
+        conn: &Connection,
+        tick: i64,
+        expire: bool,
+    ) -> rusqlite::Result<Gone> {
         let others: Vec<Other> = conn
             .prepare_cached("SELECT id, boot, lock, seen FROM instance WHERE id<>?1")?
             .query_map([self.id], |row| {
-                Ok(Other { id: row.get(0)?, boot: row.get(1)?, name: row.get(2)?, seen: row.get(3)? })
+                Ok(Other {
+                    id: row.get(0)?,
+                    boot: row.get(1)?,
+                    name: row.get(2)?,
+                    seen: row.get(3)?,
+                })
             })?
             .collect::<Result<_, _>>()?;
         let mut gone = Gone::default();
@@ -193,7 +227,9 @@ impl Instance {
         }
         // Of an instance that was taken for dead, and died before it had noticed.
         let orphans: Vec<i64> = conn
-            .prepare_cached("SELECT id FROM session WHERE instance NOT IN (SELECT id FROM instance)")?
+            .prepare_cached(
+                "SELECT id FROM session WHERE instance NOT IN (SELECT id FROM instance)",
+            )?
             .query_map([], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
         gone.sessions.extend(orphans);
@@ -201,7 +237,11 @@ impl Instance {
     }
 
     fn is_dead(&self, name: &str) -> bool {
-        match File::options().read(true).write(true).open(self.folder.join(format!("{name}.lock"))) {
+        match File::options()
+            .read(true)
+            .write(true)
+            .open(self.folder.join(format!("{name}.lock")))
+        {
             Ok(file) => match file.try_lock() {
                 Ok(()) => true,
                 // Held, or not known: then the lease decides.
@@ -223,7 +263,9 @@ impl Instance {
             for session in sessions {
                 returned += tx.end_session(session)?;
             }
-            tx.conn.prepare_cached("DELETE FROM instance WHERE id=?1")?.execute([instance])?;
+            tx.conn
+                .prepare_cached("DELETE FROM instance WHERE id=?1")?
+                .execute([instance])?;
         }
         for session in &gone.sessions {
             returned += tx.end_session(*session)?;
@@ -248,7 +290,10 @@ impl Instance {
 
     /// Ends us: the last thing before the lock goes.
     pub(super) fn leave(&self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
-        let me = Gone { instances: vec![(self.id, self.name.clone())], sessions: Vec::new() };
+        let me = Gone {
+            instances: vec![(self.id, self.name.clone())],
+            sessions: Vec::new(),
+        };
         Self::bury(tx, &me).map(|_| ())
     }
 }

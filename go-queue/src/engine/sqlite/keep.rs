@@ -46,7 +46,12 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn new(now: Instant) -> Self {
-        Self { next: now + EVERY, groups_at: now, warn_at: now, written: 0 }
+        Self {
+            next: now + EVERY,
+            groups_at: now,
+            warn_at: now,
+            written: 0,
+        }
     }
 
     /// A transaction has written something.
@@ -103,7 +108,9 @@ impl Keeper {
 /// Where SQLite must not checkpoint by itself: does it while this thread holds the write lock, so that no commit can begin
 /// the log anew meanwhile.
 fn checkpoint(writer: &Writer) -> rusqlite::Result<()> {
-    let Some(second) = writer.checkpointer() else { return Ok(()) };
+    let Some(second) = writer.checkpointer() else {
+        return Ok(());
+    };
     writer.conn.execute_batch("BEGIN IMMEDIATE")?;
     let done = second.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
     writer.conn.execute_batch("ROLLBACK")?;
@@ -123,7 +130,11 @@ fn forget(writer: &mut Writer) -> Result<bool, Failure> {
     let now = writer.shared.clock.now().as_millis();
     let done = any(writer, "SELECT 1 FROM done WHERE until<=?1", now)?;
     let revoked = any(writer, "SELECT 1 FROM revoked WHERE until<=?1", now)?;
-    let claims = any(writer, "SELECT 1 FROM claim WHERE state<>1 AND until<=?1", now)?;
+    let claims = any(
+        writer,
+        "SELECT 1 FROM claim WHERE state<>1 AND until<=?1",
+        now,
+    )?;
     if !(done || revoked || claims) {
         return Ok(false);
     }
@@ -169,7 +180,10 @@ fn retain(writer: &mut Writer) -> Result<bool, Failure> {
     let topics: Vec<(i64, String)> = writer
         .conn
         .prepare_cached("SELECT id, name FROM topic")
-        .and_then(|mut s| s.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+        .and_then(|mut s| {
+            s.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })
         .map_err(sql)?;
     let mut more = false;
     for (topic, name) in topics {
@@ -201,13 +215,19 @@ fn retain(writer: &mut Writer) -> Result<bool, Failure> {
     Ok(more)
 }
 
-fn retain_topic(writer: &mut Writer, config: &TopicConfig, parts: &[Part]) -> Result<bool, Failure> {
+fn retain_topic(
+    writer: &mut Writer,
+    config: &TopicConfig,
+    parts: &[Part],
+) -> Result<bool, Failure> {
     let now = writer.shared.clock.now();
     let before = config.age.map(|age| now.saturating_sub(age).as_millis());
     let total: i64 = parts.iter().map(|part| part.bytes).sum();
     let excess = config
         .size
-        .map_or(0, |size| total.saturating_sub(i64::try_from(size).unwrap_or(i64::MAX)))
+        .map_or(0, |size| {
+            total.saturating_sub(i64::try_from(size).unwrap_or(i64::MAX))
+        })
         .max(0);
     let mut more = false;
     for part in parts {
@@ -222,7 +242,9 @@ fn retain_topic(writer: &mut Writer, config: &TopicConfig, parts: &[Part]) -> Re
         let share = i128::from(excess) * i128::from(part.bytes) / i128::from(total.max(1));
         let mut share = i64::try_from(share).unwrap_or(i64::MAX);
         let cut = cut(writer, part, end, before, &mut share).map_err(|e| Failure::from(&e))?;
-        let Some((upto, bytes, rows)) = cut else { continue };
+        let Some((upto, bytes, rows)) = cut else {
+            continue;
+        };
         more |= rows >= STEP;
         let (gid, low) = (part.gid, part.low);
         writer.small(|tx, _| remove(tx, gid, low, upto, bytes))?;
@@ -329,7 +351,9 @@ fn groups(writer: &mut Writer, warn: bool) -> Result<(), Failure> {
                 .prepare_cached("DELETE FROM grp WHERE id=?1 AND seen=?2")?
                 .execute(params![group, seen])?;
             if gone == 1 {
-                tx.conn.prepare_cached("DELETE FROM cursor WHERE grp=?1")?.execute([group])?;
+                tx.conn
+                    .prepare_cached("DELETE FROM cursor WHERE grp=?1")?
+                    .execute([group])?;
             }
             Ok(())
         })?;
@@ -343,20 +367,28 @@ fn watch_log(writer: &Writer) {
     let log = super::schema::beside(&writer.shared.config.path, "-wal");
     let size = std::fs::metadata(log).map_or(0, |m| m.len());
     if size > LARGE_LOG {
-        tracing::warn!(bytes = size, "the write-ahead log is large: some program keeps a read transaction open on the database, for example a shell or a backup");
+        tracing::warn!(
+            bytes = size,
+            "the write-ahead log is large: some program keeps a read transaction open on the database, for example a shell or a backup"
+        );
     }
 }
 
 /// Gives free pages back to the disk, a few at a time, when there are many.
 fn vacuum(writer: &Writer) -> rusqlite::Result<bool> {
     let read = |pragma: &str| -> rusqlite::Result<i64> {
-        writer.conn.prepare_cached(pragma)?.query_row([], |row| row.get(0))
+        writer
+            .conn
+            .prepare_cached(pragma)?
+            .query_row([], |row| row.get(0))
     };
     let (free, all) = (read("PRAGMA freelist_count")?, read("PRAGMA page_count")?);
     if free < 4096 || free < all / 4 {
         return Ok(false);
     }
-    let mut step = writer.conn.prepare_cached("PRAGMA incremental_vacuum(500)")?;
+    let mut step = writer
+        .conn
+        .prepare_cached("PRAGMA incremental_vacuum(500)")?;
     let mut rows = step.query([])?;
     while rows.next()?.is_some() {}
     Ok(true)

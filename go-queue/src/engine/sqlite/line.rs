@@ -23,7 +23,10 @@ pub(super) const UNDER_WAY: u32 = 2;
 const CLOSE: Duration = Duration::from_secs(5);
 
 /// The way of one end to the writer.
-#[expect(clippy::struct_excessive_bools, reason = "each is a step of its life, or a word of the writer")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a step of its life, or a word of the writer"
+)]
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) handle: Arc<Handle>,
@@ -108,7 +111,12 @@ impl Line {
 
     /// How much more room to grant for so many free places.
     pub(super) fn wanted(&self, free: usize) -> usize {
-        if self.quiet { 0 } else { free.min(MAX_SLICE).saturating_sub(self.credit + self.waiting) }
+        if self.quiet {
+            0
+        } else {
+            free.min(MAX_SLICE)
+                .saturating_sub(self.credit + self.waiting)
+        }
     }
 
     /// Whether room was granted that is not there any more. Said with the next request that goes anyway.
@@ -121,7 +129,11 @@ impl Line {
         match self.handle.shared.queue.push(request) {
             Ok(()) => {
                 self.sent = self.sent.wrapping_add(1);
-                self.credit = if withdraw { credit } else { self.credit + credit };
+                self.credit = if withdraw {
+                    credit
+                } else {
+                    self.credit + credit
+                };
                 self.mailbox.lock().wants_confirmation = true;
             }
             // The writer has ended: everything here is void, the leases go back with the session.
@@ -148,13 +160,19 @@ impl Line {
             Err(EngineError::Unavailable {
                 engine: ENGINE,
                 what: "confirm the last settlements".to_owned(),
-                why: self.down.clone().unwrap_or_else(|| Arc::from("the store did not answer in time")),
+                why: self
+                    .down
+                    .clone()
+                    .unwrap_or_else(|| Arc::from("the store did not answer in time")),
             })
         })
     }
 
     /// The next message that came ahead, with the epoch of its slice and whatever the caller makes of its row.
-    pub(super) fn next<T>(&mut self, make: impl FnOnce(&Slice, &super::mailbox::Row) -> T) -> Option<T> {
+    pub(super) fn next<T>(
+        &mut self,
+        make: impl FnOnce(&Slice, &super::mailbox::Row) -> T,
+    ) -> Option<T> {
         loop {
             let slice = self.ahead.front_mut()?;
             if let Some(taken) = slice.rows.pop_front() {
@@ -224,6 +242,8 @@ pub(super) fn order_of(order: Order, message: &Message, partition: Option<u32>) 
         Order::None => 0,
         Order::Partition => of_partition(),
         Order::Key if message.flags.contains(Flags::NULL_KEY) => of_partition(),
-        Order::Key => foldhash::fast::FixedState::default().hash_one(message.body.key()).max(1),
+        Order::Key => foldhash::fast::FixedState::default()
+            .hash_one(message.body.key())
+            .max(1),
     }
 }

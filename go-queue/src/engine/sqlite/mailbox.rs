@@ -55,11 +55,18 @@ impl Slice {
     /// A message whose body shares the buffer of its slice.
     pub(super) fn message(&self, row: &Row) -> Message {
         let range = row.start as usize..(row.start + row.len) as usize;
-        #[expect(clippy::cast_possible_truncation, reason = "the flags of a message are the low byte")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the flags of a message are the low byte"
+        )]
         let flags = Flags(row.flags as u8);
         Message {
             id: row.id,
-            body: Body::new(self.bytes.slice(range), row.key_len as usize, row.head_len as usize),
+            body: Body::new(
+                self.bytes.slice(range),
+                row.key_len as usize,
+                row.head_len as usize,
+            ),
             attempt: row.attempt,
             place: self.part,
             offset: row.offset,
@@ -75,7 +82,13 @@ impl Slice {
 #[derive(Clone, Debug)]
 pub(super) enum Word {
     /// A new epoch: of this partition, from this offset on, but for what is done behind it (one bit for each record).
-    Took { epoch: u32, gid: i64, part: u32, from: i64, done: Vec<u8> },
+    Took {
+        epoch: u32,
+        gid: i64,
+        part: u32,
+        from: i64,
+        done: Vec<u8>,
+    },
     /// The epoch is to be given back.
     Leaving { epoch: u32 },
     /// The epoch is over.
@@ -144,7 +157,11 @@ impl Mailbox {
     pub(super) fn post_if(&self, change: impl FnOnce(&mut Inbox) -> bool) {
         let waker = {
             let mut inbox = self.lock();
-            if change(&mut inbox) { inbox.waker.take() } else { None }
+            if change(&mut inbox) {
+                inbox.waker.take()
+            } else {
+                None
+            }
         };
         if let Some(waker) = waker {
             waker.wake();

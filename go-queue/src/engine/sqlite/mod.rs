@@ -109,7 +109,10 @@ impl Default for Config {
 impl Config {
     /// The defaults, on this file.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), ..Self::default() }
+        Self {
+            path: path.into(),
+            ..Self::default()
+        }
     }
 
     fn topic(&self, name: &Name) -> &TopicConfig {
@@ -135,7 +138,9 @@ struct Handle {
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("path", &self.shared.config.path).finish_non_exhaustive()
+        f.debug_struct("Handle")
+            .field("path", &self.shared.config.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -201,7 +206,10 @@ impl Sqlite {
         let shared = opened
             .await
             .map_err(|_| unusable("the writer ended without a word".to_owned()))??;
-        Ok(Self(Arc::new(Handle { shared, ended: Mutex::new(Some(ended)) })))
+        Ok(Self(Arc::new(Handle {
+            shared,
+            ended: Mutex::new(Some(ended)),
+        })))
     }
 
     /// How often and how long the disk was waited for: the cost of [`Durability::Power`].
@@ -212,7 +220,9 @@ impl Sqlite {
     async fn join(&self, to: &Subscribe) -> Result<Box<dyn Receive>, EngineError> {
         let mailbox = Arc::new(Mailbox::default());
         let no = self.0.shared.sub();
-        let lease = i64::try_from(to.lease.as_millis()).unwrap_or(i64::MAX).max(1);
+        let lease = i64::try_from(to.lease.as_millis())
+            .unwrap_or(i64::MAX)
+            .max(1);
         let line = Line::new(self.0.clone(), no, mailbox.clone());
         let label = to.label.clone();
         match (&to.place, &to.group) {
@@ -312,7 +322,9 @@ fn work(config: Config, clock: Clock, said: Opening) {
             bell,
             soft_pages,
         );
-        writer.begin().map_err(|failure| failure.engine("enter the file"))?;
+        writer
+            .begin()
+            .map_err(|failure| failure.engine("enter the file"))?;
         Ok((shared, writer, log, power))
     })();
     let (shared, writer, log, power) = match begun {
@@ -332,7 +344,9 @@ fn work(config: Config, clock: Clock, said: Opening) {
     let syncer = match syncer.transpose() {
         Ok(syncer) => syncer,
         Err(error) => {
-            let _ = said.send(Err(unusable(format!("no thread could be started: {error}"))));
+            let _ = said.send(Err(unusable(format!(
+                "no thread could be started: {error}"
+            ))));
             return;
         }
     };
@@ -382,7 +396,10 @@ impl Engine for Sqlite {
         }
     }
 
-    fn subscribe<'a>(&'a self, to: &'a Subscribe) -> BoxFuture<'a, Result<Box<dyn Receive>, EngineError>> {
+    fn subscribe<'a>(
+        &'a self,
+        to: &'a Subscribe,
+    ) -> BoxFuture<'a, Result<Box<dyn Receive>, EngineError>> {
         Box::pin(self.join(to))
     }
 
@@ -401,7 +418,12 @@ impl Engine for Sqlite {
     fn close(&self) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async {
             self.0.shared.queue.close();
-            let ended = self.0.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let ended = self
+                .0
+                .ended
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             match ended {
                 // Closed before, or being closed by somebody else.
                 None => Ok(()),

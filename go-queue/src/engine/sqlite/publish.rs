@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::Handle;
 use super::failure::{ENGINE, Failure};
 use super::queue::{Answers, Put, Request};
 use super::tube::Stored;
-use super::Handle;
 use crate::engine::{BoxFuture, Outgoing, Publish, PublishError, Published};
 use crate::name::Place;
 
@@ -30,10 +30,12 @@ impl Publisher {
         };
         out.check_size(portable)?;
         match &out.place {
-            Place::Topic(_) if out.due > self.0.shared.clock.now() => Err(PublishError::Unsupported {
-                engine: ENGINE,
-                what: "delay a record of a topic; send a task for later".to_owned(),
-            }),
+            Place::Topic(_) if out.due > self.0.shared.clock.now() => {
+                Err(PublishError::Unsupported {
+                    engine: ENGINE,
+                    what: "delay a record of a topic; send a task for later".to_owned(),
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -42,7 +44,11 @@ impl Publisher {
     fn put(&self, slice: Vec<Outgoing>) -> Pending {
         let (reply, answer) = oneshot::channel();
         let n = slice.len();
-        let put = Put { answers: Vec::with_capacity(slice.len()), slice, reply };
+        let put = Put {
+            answers: Vec::with_capacity(slice.len()),
+            slice,
+            reply,
+        };
         match self.0.shared.queue.push(Request::Put(put)) {
             Ok(()) => Pending::Asked(answer, n),
             Err(_) => Pending::Closed(n),
@@ -59,9 +65,12 @@ impl Publisher {
                     return;
                 };
                 let store = self.0.shared.store;
-                into.extend(answers.into_iter().zip(slice).map(|(answer, out)| {
-                    answer.map(|stored| published(store, &out, stored))
-                }));
+                into.extend(
+                    answers
+                        .into_iter()
+                        .zip(slice)
+                        .map(|(answer, out)| answer.map(|stored| published(store, &out, stored))),
+                );
             }
             Pending::Closed(n) => into.extend((0..n).map(|_| Err(Failure::Closed.publish()))),
             Pending::Refused(error) => into.push(Err(error)),

@@ -147,7 +147,10 @@ pub(super) struct Queue {
 impl Queue {
     /// A queue that rings this bell.
     pub(super) fn new(bell: UnixDatagram) -> Self {
-        Self { waiting: Mutex::default(), bell }
+        Self {
+            waiting: Mutex::default(),
+            bell,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -160,7 +163,10 @@ impl Queue {
     }
 
     /// Hands a request over, or gives it back if the engine was closed.
-    #[expect(clippy::result_large_err, reason = "what is not taken goes back to who has it, once at the end")]
+    #[expect(
+        clippy::result_large_err,
+        reason = "what is not taken goes back to who has it, once at the end"
+    )]
     pub(super) fn push(&self, request: Request) -> Result<(), Request> {
         let wake = {
             let mut waiting = self.lock();
@@ -236,7 +242,14 @@ where
     /// The request, and where its answer comes.
     pub(super) fn of(run: F) -> (Request, oneshot::Receiver<Result<T, Failure>>) {
         let (reply, answer) = oneshot::channel();
-        (Request::Job(Box::new(Self { run, value: None, reply })), answer)
+        (
+            Request::Job(Box::new(Self {
+                run,
+                value: None,
+                reply,
+            })),
+            answer,
+        )
     }
 }
 

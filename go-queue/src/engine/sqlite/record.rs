@@ -77,7 +77,11 @@ pub(super) fn append(
         insert.raw_bind_parameter(8, &out.body.bytes()[..])?;
         insert.raw_execute()?;
         stored_any = true;
-        answers.push(Ok(Stored { existed: false, number: offset, partition: part }));
+        answers.push(Ok(Stored {
+            existed: false,
+            number: offset,
+            partition: part,
+        }));
     }
     if stored_any {
         tx.effects.sync = true;
@@ -95,7 +99,11 @@ fn next_offset(tx: &mut Tx<'_>, gid: i64, size: i64) -> rusqlite::Result<i64> {
             .conn
             .prepare_cached("SELECT next FROM part WHERE gid=?1")?
             .query_row([gid], |row| row.get(0))?;
-        tx.tails.push(Tail { gid, next, bytes: 0 });
+        tx.tails.push(Tail {
+            gid,
+            next,
+            bytes: 0,
+        });
         tx.tails.len() - 1
     };
     let tail = &mut tx.tails[at];
@@ -115,7 +123,13 @@ struct Reading {
 const COLUMNS: &str = "uid, created, flags, content, key_len, head_len, body";
 
 impl Reading {
-    fn add(&mut self, token: u64, offset: i64, uid: usize, row: &SqlRow<'_>) -> rusqlite::Result<()> {
+    fn add(
+        &mut self,
+        token: u64,
+        offset: i64,
+        uid: usize,
+        row: &SqlRow<'_>,
+    ) -> rusqlite::Result<()> {
         let body = row.get_ref(uid + 6)?.as_blob()?;
         let created: i64 = row.get(uid + 1)?;
         self.rows.push_back(Row {
@@ -140,7 +154,9 @@ impl Reading {
 /// Hands out what there is for one member: one partition after the other, from where it stopped the last time.
 pub(super) fn fetch(conn: &Connection, sub: &mut Sub) -> rusqlite::Result<()> {
     let mut room = sub.credit.min(MAX_SLICE);
-    let Kind::Topic(member) = &mut sub.kind else { return Ok(()) };
+    let Kind::Topic(member) = &mut sub.kind else {
+        return Ok(());
+    };
     if room == 0 {
         // Without room it is only said whether something waits.
         let mut waits = false;
@@ -185,7 +201,9 @@ pub(super) fn fetch(conn: &Connection, sub: &mut Sub) -> rusqlite::Result<()> {
 impl Held {
     /// The offset before which it may be read.
     fn end(&self) -> i64 {
-        self.committed.saturating_add(SPAN).min((1 << OFFSET_BITS) - 1)
+        self.committed
+            .saturating_add(SPAN)
+            .min((1 << OFFSET_BITS) - 1)
     }
 
     /// Whether a record was done before the partition was taken.
@@ -236,15 +254,28 @@ fn read(conn: &Connection, group: i64, held: &mut Held, n: usize) -> rusqlite::R
             }
         }
     }
-    Ok(Slice { epoch: held.epoch, part: held.part, bytes: Bytes::from(reading.bodies), rows: reading.rows })
+    Ok(Slice {
+        epoch: held.epoch,
+        part: held.part,
+        bytes: Bytes::from(reading.bodies),
+        rows: reading.rows,
+    })
 }
 
 /// A record that was handed out before and given back.
-fn read_again(conn: &Connection, group: i64, gid: i64, token: u64, into: &mut Reading) -> rusqlite::Result<()> {
+fn read_again(
+    conn: &Connection,
+    group: i64,
+    gid: i64,
+    token: u64,
+    into: &mut Reading,
+) -> rusqlite::Result<()> {
     let found = if token & REPLAYED == 0 {
         let offset = token.cast_signed();
         conn.prepare_cached(&format!("SELECT {COLUMNS} FROM log WHERE pos=?1"))?
-            .query_row([(gid << OFFSET_BITS) | offset], |row| into.add(token, offset, 0, row))
+            .query_row([(gid << OFFSET_BITS) | offset], |row| {
+                into.add(token, offset, 0, row)
+            })
     } else {
         let id = (token & !REPLAYED).cast_signed();
         conn.prepare_cached(
@@ -277,4 +308,3 @@ fn read_replays(
     }
     Ok(())
 }
-

@@ -110,7 +110,10 @@ fn at_open(path: &Path, error: &rusqlite::Error) -> EngineError {
 }
 
 /// The wait for a lock: short at first, because the one who has it commits in microseconds, and with an end.
-#[expect(clippy::disallowed_methods, reason = "called by SQLite, on the writer's own thread")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "called by SQLite, on the writer's own thread"
+)]
 pub(super) fn wait_for_lock(tries: i32) -> bool {
     let pause = match tries {
         0..4 => Duration::from_micros(50),
@@ -138,7 +141,11 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    #[allow(unused_mut, clippy::allow_attributes, reason = "the older versions in the range take `&self` below")]
+    #[allow(
+        unused_mut,
+        clippy::allow_attributes,
+        reason = "the older versions in the range take `&self` below"
+    )]
     let mut conn = Connection::open_with_flags(path, flags)?;
     conn.busy_handler(Some(wait_for_lock as fn(i32) -> bool))?;
     conn.set_prepared_statement_cache_capacity(128);
@@ -150,7 +157,10 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 /// Blocks: the caller is on a thread of its own.
 pub(super) fn open(path: &Path, quota: Option<u64>) -> Result<Opened, EngineError> {
     let io = |what: &str, error: std::io::Error| {
-        unusable(path, format!("{what}: {error}; look at the folder and at the rights of this user"))
+        unusable(
+            path,
+            format!("{what}: {error}; look at the folder and at the rights of this user"),
+        )
     };
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -171,8 +181,10 @@ pub(super) fn open(path: &Path, quota: Option<u64>) -> Result<Opened, EngineErro
     }
 
     // Whoever opens a new file at the same time waits here; SQLite's own lock does not cover the change to the log mode.
-    let gate = host::private_file(&beside(path, "-open")).map_err(|e| io("its lock file cannot be made", e))?;
-    gate.lock().map_err(|e| io("its lock file cannot be locked", e))?;
+    let gate = host::private_file(&beside(path, "-open"))
+        .map_err(|e| io("its lock file cannot be made", e))?;
+    gate.lock()
+        .map_err(|e| io("its lock file cannot be locked", e))?;
 
     let mut size = std::fs::metadata(path).map_or(0, |m| m.len());
     if size == 0 {
@@ -187,7 +199,11 @@ pub(super) fn open(path: &Path, quota: Option<u64>) -> Result<Opened, EngineErro
     }
     let sql = |error: rusqlite::Error| at_open(path, &error);
     let conn = connect(path).map_err(sql)?;
-    let version = if size == 0 { create(&conn).map_err(sql)? } else { check(path, &conn)? };
+    let version = if size == 0 {
+        create(&conn).map_err(sql)?
+    } else {
+        check(path, &conn)?
+    };
     if version < VERSION {
         return Err(unusable(path, "its tables are of an unknown older version"));
     }
@@ -201,28 +217,44 @@ pub(super) fn open(path: &Path, quota: Option<u64>) -> Result<Opened, EngineErro
             version = rusqlite::version(),
             "this SQLite has a defect in its checkpoints, which the engine works around; some dependency holds `rusqlite` back, look with `cargo tree -i libsqlite3-sys`"
         );
-        conn.execute_batch("PRAGMA wal_autocheckpoint=0").map_err(sql)?;
+        conn.execute_batch("PRAGMA wal_autocheckpoint=0")
+            .map_err(sql)?;
         let second = connect(path).map_err(sql)?;
         second
             .execute_batch("PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0")
             .map_err(sql)?;
         Some(second)
     } else {
-        conn.execute_batch(&format!("PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")).map_err(sql)?;
+        conn.execute_batch(&format!("PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}"))
+            .map_err(sql)?;
         None
     };
     let store = conn
-        .query_row("SELECT value FROM meta WHERE name='store'", [], |row| row.get(0))
+        .query_row("SELECT value FROM meta WHERE name='store'", [], |row| {
+            row.get(0)
+        })
         .map_err(sql)?;
 
-    let quota = quota.unwrap_or_else(|| (u64::midpoint(size, system.free)).clamp(1 << 20, 1 << 30).max(size * 2));
+    let quota = quota.unwrap_or_else(|| {
+        (u64::midpoint(size, system.free))
+            .clamp(1 << 20, 1 << 30)
+            .max(size * 2)
+    });
     let pages = i64::try_from((quota / PAGE).max(256)).unwrap_or(i64::MAX);
-    conn.query_row(&format!("PRAGMA max_page_count={pages}"), [], |_| Ok(())).map_err(sql)?;
+    conn.query_row(&format!("PRAGMA max_page_count={pages}"), [], |_| Ok(()))
+        .map_err(sql)?;
     if host::sync_folder(folder).is_err() {
-        tracing::debug!("the folder of the database cannot be synced by itself on this file system");
+        tracing::debug!(
+            "the folder of the database cannot be synced by itself on this file system"
+        );
     }
     drop(gate);
-    Ok(Opened { conn, checkpointer, store, quota })
+    Ok(Opened {
+        conn,
+        checkpointer,
+        store,
+        quota,
+    })
 }
 
 /// A path that begins as another: `x.db` → `x.db-open`.
@@ -233,11 +265,18 @@ pub(super) fn beside(path: &Path, ending: &str) -> std::path::PathBuf {
 }
 
 fn create(conn: &Connection) -> rusqlite::Result<i64> {
-    conn.execute_batch(&format!("PRAGMA page_size={PAGE}; PRAGMA auto_vacuum=INCREMENTAL;"))?;
+    conn.execute_batch(&format!(
+        "PRAGMA page_size={PAGE}; PRAGMA auto_vacuum=INCREMENTAL;"
+    ))?;
     conn.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()))?;
     // A random number that is positive, so that it reads well in an id.
-    let store = i64::from_be_bytes(*crate::message::Id::unique().0.to_be_bytes().last_chunk().unwrap_or(&[1; 8]))
-        & i64::MAX;
+    let store = i64::from_be_bytes(
+        *crate::message::Id::unique()
+            .0
+            .to_be_bytes()
+            .last_chunk()
+            .unwrap_or(&[1; 8]),
+    ) & i64::MAX;
     conn.execute_batch(&format!(
         "BEGIN IMMEDIATE; {TABLES}
          INSERT INTO meta VALUES('store', {store}), ('job', 1), ('dead', 1), ('session', 1), ('forgotten', 0);
@@ -255,7 +294,10 @@ fn check(path: &Path, conn: &Connection) -> Result<i64, EngineError> {
     let (application, version, tables) = (
         read("application_id").map_err(sql)?,
         read("user_version").map_err(sql)?,
-        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0)).map_err(sql)?,
+        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+            row.get::<_, i64>(0)
+        })
+        .map_err(sql)?,
     );
     if application != APPLICATION_ID {
         if tables == 0 && version == 0 {
@@ -279,12 +321,15 @@ fn check(path: &Path, conn: &Connection) -> Result<i64, EngineError> {
     if std::fs::metadata(path).map_or(0, |m| m.len()) > QUICK_CHECK_LIMIT {
         return Ok(version);
     }
-    let found: String =
-        conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(sql)?;
+    let found: String = conn
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(sql)?;
     if found != "ok" {
         return Err(unusable(
             path,
-            format!("the file is damaged ({found}); restore it from a backup, or move it away to begin with an empty one"),
+            format!(
+                "the file is damaged ({found}); restore it from a backup, or move it away to begin with an empty one"
+            ),
         ));
     }
     Ok(version)

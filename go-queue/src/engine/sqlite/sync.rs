@@ -79,7 +79,9 @@ pub(super) struct Syncer {
 
 impl std::fmt::Debug for Syncer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Syncer").field("figures", &self.figures()).finish_non_exhaustive()
+        f.debug_struct("Syncer")
+            .field("figures", &self.figures())
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,7 +99,10 @@ impl Syncer {
 
     /// No more answers: the thread ends when it has sent those that are here.
     pub(super) fn close(&self) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .closed = true;
         self.bell.notify_one();
     }
 
@@ -128,7 +133,10 @@ impl Syncer {
                     if waiting.closed {
                         return;
                     }
-                    waiting = self.bell.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                    waiting = self
+                        .bell
+                        .wait(waiting)
+                        .unwrap_or_else(PoisonError::into_inner);
                 }
                 std::mem::swap(&mut waiting.answers, &mut answers);
             }
@@ -139,11 +147,15 @@ impl Syncer {
             self.nanos.fetch_add(nanos, Ordering::Relaxed);
             let end = match synced {
                 Ok(()) if !self.is_broken() => Ok(()),
-                Ok(()) => Err(Failure::Unsynced(Arc::from("an earlier sync of the log failed"))),
+                Ok(()) => Err(Failure::Unsynced(Arc::from(
+                    "an earlier sync of the log failed",
+                ))),
                 Err(error) => {
                     self.broken.store(true, Ordering::Release);
                     tracing::error!(%error, "the disk did not confirm the write-ahead log");
-                    Err(Failure::Unsynced(Arc::from(format!("the disk did not confirm it: {error}"))))
+                    Err(Failure::Unsynced(Arc::from(format!(
+                        "the disk did not confirm it: {error}"
+                    ))))
                 }
             };
             for answer in answers.drain(..) {

@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use super::*;
 use crate::delivery::{Delivery, How, Notice, Receipt, Settlement};
 use crate::engine::{
-    DEFAULT_PRIORITY, DeadQuery, Outgoing, PublishError, Published, Rescheduled, Revoked, TaskId, Turn,
+    DEFAULT_PRIORITY, DeadQuery, Outgoing, PublishError, Published, Rescheduled, Revoked, TaskId,
+    Turn,
 };
 use crate::message::{Body, ContentType, Flags, Id};
 use crate::time::WallTime;
@@ -31,7 +32,9 @@ fn config(folder: &Path) -> Config {
 }
 
 async fn open(folder: &Path) -> Sqlite {
-    Sqlite::open(config(folder), Clock::system()).await.expect("a new file opens")
+    Sqlite::open(config(folder), Clock::system())
+        .await
+        .expect("a new file opens")
 }
 
 fn task(payload: &[u8]) -> Outgoing {
@@ -51,14 +54,22 @@ fn record(key: Option<&str>, payload: &[u8]) -> Outgoing {
     Outgoing {
         place: Place::Topic(T),
         body: Body::pack(key.unwrap_or("").as_bytes(), b"", payload),
-        flags: if key.is_some() { Flags(0) } else { Flags::NULL_KEY },
+        flags: if key.is_some() {
+            Flags(0)
+        } else {
+            Flags::NULL_KEY
+        },
         ..task(payload)
     }
 }
 
 async fn send(engine: &Sqlite, out: Outgoing) -> Published {
     let answers = engine.publisher().publish(vec![out]).await;
-    answers.into_iter().next().expect("one answer").expect("stored")
+    answers
+        .into_iter()
+        .next()
+        .expect("one answer")
+        .expect("stored")
 }
 
 async fn send_all(engine: &Sqlite, slice: Vec<Outgoing>) {
@@ -82,7 +93,12 @@ struct Hand {
 impl Hand {
     async fn on(engine: &Sqlite, to: &Subscribe) -> Self {
         let end = engine.subscribe(to).await.expect("subscribes");
-        Self { end, turn: Turn::new(Instant::now()), got: Vec::new(), notices: Vec::new() }
+        Self {
+            end,
+            turn: Turn::new(Instant::now()),
+            got: Vec::new(),
+            notices: Vec::new(),
+        }
     }
 
     async fn tube(engine: &Sqlite) -> Self {
@@ -90,7 +106,11 @@ impl Hand {
     }
 
     async fn group(engine: &Sqlite, group: &str) -> Self {
-        Self::on(engine, &Subscribe::topic(T, Name::new(group).expect("a name"))).await
+        Self::on(
+            engine,
+            &Subscribe::topic(T, Name::new(group).expect("a name")),
+        )
+        .await
     }
 
     fn step(&mut self, cx: &mut Context<'_>, free: usize) -> bool {
@@ -104,7 +124,10 @@ impl Hand {
             Poll::Pending => false,
         };
         assert!(self.turn.settle.is_empty(), "a turn takes all settlements");
-        assert!(self.turn.deliver.len() <= free, "a turn brings at most what is free");
+        assert!(
+            self.turn.deliver.len() <= free,
+            "a turn brings at most what is free"
+        );
         self.got.append(&mut self.turn.deliver);
         self.notices.append(&mut self.turn.notice);
         more
@@ -124,12 +147,16 @@ impl Hand {
                 }
             }
         });
-        assert!(tokio::time::timeout(BOUND, driven).await.is_ok(), "never came: {what}");
+        assert!(
+            tokio::time::timeout(BOUND, driven).await.is_ok(),
+            "never came: {what}"
+        );
     }
 
     /// Takes exactly so many.
     async fn take(&mut self, n: usize) -> Vec<Delivery> {
-        self.until("deliveries", n, |hand| hand.got.len() >= n).await;
+        self.until("deliveries", n, |hand| hand.got.len() >= n)
+            .await;
         self.got.drain(..).collect()
     }
 
@@ -149,7 +176,8 @@ impl Hand {
 
     /// Until the engine says that nothing waits and everything is confirmed.
     async fn empty(&mut self) {
-        self.until("empty", 256, |hand| hand.turn.health.empty).await;
+        self.until("empty", 256, |hand| hand.turn.health.empty)
+            .await;
         assert!(self.got.is_empty(), "nothing should have come");
     }
 
@@ -157,15 +185,25 @@ impl Hand {
     async fn nothing_for(&mut self, time: Duration) {
         let driven = poll_fn(|cx| {
             while self.step(cx, 16) {}
-            if self.got.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+            if self.got.is_empty() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
         });
-        assert!(tokio::time::timeout(time, driven).await.is_err(), "something came that should not");
+        assert!(
+            tokio::time::timeout(time, driven).await.is_err(),
+            "something came that should not"
+        );
     }
 
     async fn close(mut self) {
         self.turn.open = false;
         let closed = poll_fn(|cx| self.end.close(cx, &mut self.turn));
-        tokio::time::timeout(BOUND, closed).await.expect("in time").expect("closes");
+        tokio::time::timeout(BOUND, closed)
+            .await
+            .expect("in time")
+            .expect("closes");
     }
 }
 

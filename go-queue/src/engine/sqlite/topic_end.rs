@@ -43,9 +43,12 @@ struct Track {
 
 impl Track {
     fn new(epoch: u32, gid: i64, part: u32, from: i64, done: &[u8]) -> Self {
-        let bits = done.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
-        let mut states: VecDeque<State> =
-            bits.map(|done| if done { State::Done } else { State::Back }).collect();
+        let bits = done
+            .iter()
+            .flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
+        let mut states: VecDeque<State> = bits
+            .map(|done| if done { State::Done } else { State::Back })
+            .collect();
         while states.back() == Some(&State::Back) {
             states.pop_back();
         }
@@ -101,7 +104,12 @@ impl Track {
     /// What is done from `base` on, one bit for each record.
     fn bits(&self) -> Vec<u8> {
         let mut bits = Vec::new();
-        for (at, _) in self.states.iter().enumerate().filter(|(_, state)| **state == State::Done) {
+        for (at, _) in self
+            .states
+            .iter()
+            .enumerate()
+            .filter(|(_, state)| **state == State::Done)
+        {
             bits.resize(at / 8 + 1, 0);
             bits[at / 8] |= 1 << (at % 8);
         }
@@ -109,12 +117,16 @@ impl Track {
     }
 
     fn state(&self, offset: i64) -> Option<State> {
-        usize::try_from(offset - self.base).ok().and_then(|at| self.states.get(at)).copied()
+        usize::try_from(offset - self.base)
+            .ok()
+            .and_then(|at| self.states.get(at))
+            .copied()
     }
 
     fn set(&mut self, offset: i64, to: State) {
-        if let Some(state) =
-            usize::try_from(offset - self.base).ok().and_then(|at| self.states.get_mut(at))
+        if let Some(state) = usize::try_from(offset - self.base)
+            .ok()
+            .and_then(|at| self.states.get_mut(at))
         {
             *state = to;
         }
@@ -159,7 +171,11 @@ impl TopicEnd {
     }
 
     fn track(&mut self, epoch: u32) -> Option<&mut Track> {
-        if self.tracks.get(self.hot).is_none_or(|track| track.epoch != epoch) {
+        if self
+            .tracks
+            .get(self.hot)
+            .is_none_or(|track| track.epoch != epoch)
+        {
             self.hot = self.tracks.iter().position(|track| track.epoch == epoch)?;
         }
         self.tracks.get_mut(self.hot)
@@ -186,7 +202,13 @@ impl TopicEnd {
                 How::Ack if token & REPLAYED != 0 => self.replayed.push((gid, epoch, token)),
                 How::Ack => {}
                 How::Dead { reason, attempts } => {
-                    self.dead.push(Buried { gid, epoch, token, reason, attempts });
+                    self.dead.push(Buried {
+                        gid,
+                        epoch,
+                        token,
+                        reason,
+                        attempts,
+                    });
                 }
                 // A log has no later: what is given back while the partition is ours comes once more at once.
                 How::Release { .. } | How::Retry { .. } if leaving || !open => {}
@@ -199,7 +221,13 @@ impl TopicEnd {
         let mut heard = false;
         while let Some(word) = self.line.words.pop_front() {
             match word {
-                Word::Took { epoch, gid, part, from, done } => {
+                Word::Took {
+                    epoch,
+                    gid,
+                    part,
+                    from,
+                    done,
+                } => {
                     self.tracks.push(Track::new(epoch, gid, part, from, &done));
                 }
                 Word::Leaving { epoch } => {
@@ -230,13 +258,19 @@ impl TopicEnd {
                 Delivery {
                     order: order_of(order, &message, Some(slice.part)),
                     message,
-                    receipt: Receipt { epoch: slice.epoch, group: slice.part, token: row.token },
+                    receipt: Receipt {
+                        epoch: slice.epoch,
+                        group: slice.part,
+                        token: row.token,
+                    },
                 }
             });
             let Some(delivery) = next else { break };
             let Receipt { epoch, token, .. } = delivery.receipt;
             // Without a track its epoch is over, and the record belongs to somebody else.
-            let Some(track) = self.track(epoch) else { continue };
+            let Some(track) = self.track(epoch) else {
+                continue;
+            };
             track.handed(token);
             turn.deliver.push(delivery);
             n += 1;
@@ -295,7 +329,9 @@ impl TopicEnd {
     }
 
     fn has_drained(&self) -> bool {
-        self.tracks.iter().any(|track| track.leaving && track.out == 0)
+        self.tracks
+            .iter()
+            .any(|track| track.leaving && track.out == 0)
     }
 }
 
@@ -322,7 +358,11 @@ impl Receive for TopicEnd {
         }
         self.line.health(turn, !self.has_news());
         self.say_what_is_stuck(turn);
-        if delivered > 0 || heard { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if delivered > 0 || heard {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
     }
 
     fn close(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Poll<Result<(), EngineError>> {

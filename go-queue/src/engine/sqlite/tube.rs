@@ -72,11 +72,19 @@ pub(super) fn put(
         if out.named
             && let Some(number) = known(tx, tube, &uid)?
         {
-            answers.push(Ok(Stored { existed: true, number, partition: 0 }));
+            answers.push(Ok(Stored {
+                existed: true,
+                number,
+                partition: 0,
+            }));
             continue;
         }
         let id = tx.job()?;
-        let due = if out.due == WallTime::EPOCH { tx.wall } else { out.due };
+        let due = if out.due == WallTime::EPOCH {
+            tx.wall
+        } else {
+            out.due
+        };
         let flags = u32::from(out.flags.0) | if out.named { NAMED } else { 0 };
         insert.raw_bind_parameter(1, id)?;
         insert.raw_bind_parameter(2, tube)?;
@@ -93,7 +101,11 @@ pub(super) fn put(
             let number = conn
                 .prepare_cached("SELECT id FROM job WHERE uid=?1 AND tube=?2")?
                 .query_row(params![&uid[..], tube], |row| row.get(0))?;
-            answers.push(Ok(Stored { existed: true, number, partition: 0 }));
+            answers.push(Ok(Stored {
+                existed: true,
+                number,
+                partition: 0,
+            }));
             continue;
         }
         if due <= tx.wall {
@@ -105,7 +117,11 @@ pub(super) fn put(
             wait(tx, tube, due, id, i64::from(out.priority), 0)?;
         }
         stored_any = true;
-        answers.push(Ok(Stored { existed: false, number: id, partition: 0 }));
+        answers.push(Ok(Stored {
+            existed: false,
+            number: id,
+            partition: 0,
+        }));
     }
     if stored_any {
         tx.effects.sync = true;
@@ -127,15 +143,30 @@ fn known(tx: &Tx<'_>, tube: i64, uid: &[u8]) -> rusqlite::Result<Option<i64>> {
 }
 
 /// Puts a job into the timer.
-pub(super) fn wait(tx: &Tx<'_>, tube: i64, at: WallTime, id: i64, pri: i64, attempts: i64) -> rusqlite::Result<()> {
+pub(super) fn wait(
+    tx: &Tx<'_>,
+    tube: i64,
+    at: WallTime,
+    id: i64,
+    pri: i64,
+    attempts: i64,
+) -> rusqlite::Result<()> {
     tx.conn
-        .prepare_cached("INSERT INTO timer(tube, at, id, pri, attempts) VALUES(?1, ?2, ?3, ?4, ?5)")?
+        .prepare_cached(
+            "INSERT INTO timer(tube, at, id, pri, attempts) VALUES(?1, ?2, ?3, ?4, ?5)",
+        )?
         .execute([tube, at.as_nanos(), id, pri, attempts])?;
     Ok(())
 }
 
 /// Makes a job ready.
-pub(super) fn make_ready(tx: &Tx<'_>, tube: i64, pri: i64, id: i64, attempts: i64) -> rusqlite::Result<()> {
+pub(super) fn make_ready(
+    tx: &Tx<'_>,
+    tube: i64,
+    pri: i64,
+    id: i64,
+    attempts: i64,
+) -> rusqlite::Result<()> {
     tx.conn
         .prepare_cached("INSERT INTO ready(tube, pri, id, attempts) VALUES(?1, ?2, ?3, ?4)")?
         .execute([tube, pri, id, attempts])?;
@@ -143,7 +174,10 @@ pub(super) fn make_ready(tx: &Tx<'_>, tube: i64, pri: i64, id: i64, attempts: i6
 }
 
 /// The first due time of a tube that is in its timer.
-pub(super) fn next_due(conn: &rusqlite::Connection, tube: i64) -> rusqlite::Result<Option<WallTime>> {
+pub(super) fn next_due(
+    conn: &rusqlite::Connection,
+    tube: i64,
+) -> rusqlite::Result<Option<WallTime>> {
     conn.prepare_cached("SELECT at FROM timer WHERE tube=?1 ORDER BY at LIMIT 1")?
         .query_row([tube], |row| row.get(0).map(WallTime::from_nanos))
         .optional()
@@ -167,8 +201,12 @@ fn promote(tx: &Tx<'_>, tube: i64) -> rusqlite::Result<Option<WallTime>> {
     }
     let last: Option<(i64, i64)> = tx
         .conn
-        .prepare_cached("SELECT at, id FROM timer WHERE tube=?1 AND at<=?2 ORDER BY at, id LIMIT 1 OFFSET ?3")?
-        .query_row([tube, now.as_nanos(), PROMOTE - 1], |row| Ok((row.get(0)?, row.get(1)?)))
+        .prepare_cached(
+            "SELECT at, id FROM timer WHERE tube=?1 AND at<=?2 ORDER BY at, id LIMIT 1 OFFSET ?3",
+        )?
+        .query_row([tube, now.as_nanos(), PROMOTE - 1], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
         .optional()?;
     let (at, id) = last.unwrap_or((now.as_nanos(), i64::MAX));
     tx.conn
@@ -193,7 +231,12 @@ pub(super) struct Claimed {
 }
 
 /// Leases up to `n` ready jobs of a tube to a session.
-pub(super) fn claim(tx: &mut Tx<'_>, session: u32, tube: i64, n: usize) -> rusqlite::Result<Claimed> {
+pub(super) fn claim(
+    tx: &mut Tx<'_>,
+    session: u32,
+    tube: i64,
+    n: usize,
+) -> rusqlite::Result<Claimed> {
     let next_due = promote(tx, tube)?;
     let conn = tx.conn;
     let mut rows = VecDeque::with_capacity(n.min(64));
@@ -239,8 +282,17 @@ pub(super) fn claim(tx: &mut Tx<'_>, session: u32, tube: i64, n: usize) -> rusql
             .execute([tube, pri, id])?;
     }
     let exhausted = rows.len() < n && bodies.len() < SLICE_BYTES;
-    let slice = Slice { epoch: session, part: 0, bytes: Bytes::from(bodies), rows };
-    Ok(Claimed { slice, exhausted, next_due })
+    let slice = Slice {
+        epoch: session,
+        part: 0,
+        bytes: Bytes::from(bodies),
+        rows,
+    };
+    Ok(Claimed {
+        slice,
+        exhausted,
+        next_due,
+    })
 }
 
 /// A length that is below the limit of a slice.
@@ -290,7 +342,13 @@ pub(super) fn settle(
     }
     for receipt in &turn.back {
         if receipt.epoch == session {
-            back(tx, session, receipt.token.cast_signed(), Duration::ZERO, false)?;
+            back(
+                tx,
+                session,
+                receipt.token.cast_signed(),
+                Duration::ZERO,
+                false,
+            )?;
         }
     }
     turn.stale += ack_all(tx, session, acks)?;
@@ -316,7 +374,9 @@ fn ack_all(tx: &Tx<'_>, session: u32, acks: &mut Acks) -> rusqlite::Result<u64> 
         let (first, last) = (run[0].cast_signed(), run[run.len() - 1].cast_signed());
         if run.len() > 2 {
             let held: i64 = conn
-                .prepare_cached("SELECT count(*) FROM lease WHERE session=?1 AND id BETWEEN ?2 AND ?3")?
+                .prepare_cached(
+                    "SELECT count(*) FROM lease WHERE session=?1 AND id BETWEEN ?2 AND ?3",
+                )?
                 .query_row([session, first, last], |row| row.get(0))?;
             if held == len(run.len()) {
                 conn.prepare_cached("DELETE FROM lease WHERE session=?1 AND id BETWEEN ?2 AND ?3")?
@@ -346,7 +406,9 @@ fn ack_named(tx: &Tx<'_>, session: u32, tube: i64, id: i64) -> rusqlite::Result<
     tx.conn
         .prepare_cached("INSERT OR REPLACE INTO done(uid, tube, job, until) SELECT uid, ?2, id, ?3 FROM job WHERE id=?1")?
         .execute([id, tube, until])?;
-    tx.conn.prepare_cached("DELETE FROM job WHERE id=?1")?.execute([id])?;
+    tx.conn
+        .prepare_cached("DELETE FROM job WHERE id=?1")?
+        .execute([id])?;
     Ok(true)
 }
 
@@ -359,23 +421,46 @@ struct Lease {
 /// Ends a lease of this session, if it has it.
 fn take_lease(tx: &Tx<'_>, session: u32, id: i64) -> rusqlite::Result<Option<Lease>> {
     tx.conn
-        .prepare_cached("DELETE FROM lease WHERE session=?1 AND id=?2 RETURNING tube, pri, attempts")?
+        .prepare_cached(
+            "DELETE FROM lease WHERE session=?1 AND id=?2 RETURNING tube, pri, attempts",
+        )?
         .query_row(params![session, id], |row| {
-            Ok(Lease { tube: row.get(0)?, pri: row.get(1)?, attempts: row.get(2)? })
+            Ok(Lease {
+                tube: row.get(0)?,
+                pri: row.get(1)?,
+                attempts: row.get(2)?,
+            })
         })
         .optional()
 }
 
 /// Gives a job back, now or later.
-fn back(tx: &mut Tx<'_>, session: u32, id: i64, after: Duration, counted: bool) -> rusqlite::Result<bool> {
+fn back(
+    tx: &mut Tx<'_>,
+    session: u32,
+    id: i64,
+    after: Duration,
+    counted: bool,
+) -> rusqlite::Result<bool> {
     let Some(lease) = take_lease(tx, session, id)? else {
         return Ok(false);
     };
-    let attempts = if counted { lease.attempts } else { (lease.attempts - 1).max(0) };
+    let attempts = if counted {
+        lease.attempts
+    } else {
+        (lease.attempts - 1).max(0)
+    };
     if after.is_zero() {
         make_ready(tx, lease.tube, lease.pri, id, attempts)?;
     } else {
-        wait(tx, lease.tube, tx.wall.saturating_add(after), id, lease.pri, attempts)?;
+        wait(
+            tx,
+            lease.tube,
+            tx.wall.saturating_add(after),
+            id,
+            lease.pri,
+            attempts,
+        )?;
     }
     tx.effects.wake(lease.tube);
     Ok(true)
@@ -395,7 +480,11 @@ fn bury(
         return Ok(false);
     };
     let cursor = tx.number("dead")?;
-    let attempts = if attempts == 0 { lease.attempts } else { i64::from(attempts) };
+    let attempts = if attempts == 0 {
+        lease.attempts
+    } else {
+        i64::from(attempts)
+    };
     tx.conn
         .prepare_cached(
             "INSERT INTO dead(id, job, tube, grp, gid, off, uid, pri, attempts, died, handler, reason)

@@ -21,7 +21,12 @@ pub(super) struct TubeEnd {
 
 impl TubeEnd {
     pub(super) fn new(line: Line, order: Order) -> Self {
-        Self { line, order, settle: Vec::new(), back: Vec::new() }
+        Self {
+            line,
+            order,
+            settle: Vec::new(),
+            back: Vec::new(),
+        }
     }
 
     fn take_settlements(&mut self, turn: &mut Turn) {
@@ -58,7 +63,11 @@ impl TubeEnd {
                 Delivery {
                     order: order_of(order, &message, None),
                     message,
-                    receipt: Receipt { epoch: slice.epoch, group: row.flags & NAMED, token: row.token },
+                    receipt: Receipt {
+                        epoch: slice.epoch,
+                        group: row.flags & NAMED,
+                        token: row.token,
+                    },
                 }
             });
             let Some(delivery) = next else { break };
@@ -118,7 +127,11 @@ impl Receive for TubeEnd {
             }
         }
         self.line.health(turn, !self.has_news());
-        if delivered > 0 || heard { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if delivered > 0 || heard {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
     }
 
     fn close(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Poll<Result<(), EngineError>> {

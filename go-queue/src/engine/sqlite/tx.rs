@@ -81,7 +81,10 @@ pub(super) struct Tx<'a> {
 }
 
 impl<'a> Tx<'a> {
-    #[expect(clippy::too_many_arguments, reason = "the writer hands over what it has, in one place")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the writer hands over what it has, in one place"
+    )]
     pub(super) fn new(
         conn: &'a Connection,
         config: &'a Config,
@@ -145,7 +148,9 @@ impl<'a> Tx<'a> {
             room
         } else {
             let read = |pragma: &str| -> rusqlite::Result<i64> {
-                self.conn.prepare_cached(pragma)?.query_row([], |row| row.get(0))
+                self.conn
+                    .prepare_cached(pragma)?
+                    .query_row([], |row| row.get(0))
             };
             let used = read("PRAGMA page_count")? - read("PRAGMA freelist_count")?;
             (self.soft_pages - used).saturating_mul(i64::try_from(PAGE).unwrap_or(4096))
@@ -179,7 +184,10 @@ impl<'a> Tx<'a> {
             self.names.topics.insert(name.clone(), topic);
         }
         // Inserted above if it was not there.
-        self.names.topics.get(name.as_str()).ok_or(rusqlite::Error::QueryReturnedNoRows)
+        self.names
+            .topics
+            .get(name.as_str())
+            .ok_or(rusqlite::Error::QueryReturnedNoRows)
     }
 
     fn make_topic(&mut self, name: &Name) -> rusqlite::Result<Topic> {
@@ -199,7 +207,9 @@ impl<'a> Tx<'a> {
         for part in parts.len()..wanted {
             let part = i64::try_from(part).unwrap_or(i64::MAX);
             self.conn
-                .prepare_cached("INSERT INTO part(topic, part, next, low, bytes) VALUES(?1, ?2, 0, 0, 0)")?
+                .prepare_cached(
+                    "INSERT INTO part(topic, part, next, low, bytes) VALUES(?1, ?2, 0, 0, 0)",
+                )?
                 .execute([id, part])?;
             let gid = self.conn.last_insert_rowid();
             // Groups that are there read a new partition from its beginning, so that nothing is missed.
@@ -236,7 +246,9 @@ impl<'a> Tx<'a> {
     pub(super) fn new_session(&self, tube: i64, group: i64, lease: i64) -> rusqlite::Result<u32> {
         let id = u32::try_from(self.number("session")?).unwrap_or(u32::MAX);
         self.conn
-            .prepare_cached("INSERT INTO session(id, instance, tube, grp, lease) VALUES(?1, ?2, ?3, ?4, ?5)")?
+            .prepare_cached(
+                "INSERT INTO session(id, instance, tube, grp, lease) VALUES(?1, ?2, ?3, ?4, ?5)",
+            )?
             .execute(params![id, self.instance, tube, group, lease])?;
         Ok(id)
     }
@@ -255,13 +267,21 @@ impl<'a> Tx<'a> {
             .conn
             .prepare_cached("INSERT INTO ready(tube, pri, id, attempts) SELECT tube, pri, id, attempts FROM lease WHERE session=?1")?
             .execute([session])?;
-        self.conn.prepare_cached("DELETE FROM lease WHERE session=?1")?.execute([session])?;
-        self.conn.prepare_cached("UPDATE cursor SET session=0 WHERE session=?1")?.execute([session])?;
+        self.conn
+            .prepare_cached("DELETE FROM lease WHERE session=?1")?
+            .execute([session])?;
+        self.conn
+            .prepare_cached("UPDATE cursor SET session=0 WHERE session=?1")?
+            .execute([session])?;
         let until = super::tube::millis_up(self.wall.saturating_add(self.config.keep));
         self.conn
-            .prepare_cached("UPDATE claim SET state=2, owner=0, until=?2 WHERE owner=?1 AND state=1")?
+            .prepare_cached(
+                "UPDATE claim SET state=2, owner=0, until=?2 WHERE owner=?1 AND state=1",
+            )?
             .execute([session, until])?;
-        self.conn.prepare_cached("DELETE FROM session WHERE id=?1")?.execute([session])?;
+        self.conn
+            .prepare_cached("DELETE FROM session WHERE id=?1")?
+            .execute([session])?;
         self.effects.moved = true;
         Ok(returned)
     }
@@ -274,8 +294,9 @@ impl<'a> Tx<'a> {
                 .execute([next])?;
         }
         if !self.tails.is_empty() {
-            let mut write =
-                self.conn.prepare_cached("UPDATE part SET next=?2, bytes=bytes+?3 WHERE gid=?1")?;
+            let mut write = self
+                .conn
+                .prepare_cached("UPDATE part SET next=?2, bytes=bytes+?3 WHERE gid=?1")?;
             for tail in &self.tails {
                 write.execute([tail.gid, tail.next, tail.bytes])?;
             }

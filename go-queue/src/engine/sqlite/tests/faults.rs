@@ -7,8 +7,16 @@ use std::process::{Child, Command, Stdio};
 use super::*;
 
 async fn refused(config: Config) -> String {
-    let error = Sqlite::open(config, Clock::system()).await.expect_err("it cannot be used");
-    assert!(matches!(error, EngineError::Unusable { .. } | EngineError::Unavailable { .. }), "{error:?}");
+    let error = Sqlite::open(config, Clock::system())
+        .await
+        .expect_err("it cannot be used");
+    assert!(
+        matches!(
+            error,
+            EngineError::Unusable { .. } | EngineError::Unavailable { .. }
+        ),
+        "{error:?}"
+    );
     error.to_string()
 }
 
@@ -21,18 +29,29 @@ fn shell(folder: &Path) -> rusqlite::Connection {
 async fn a_file_of_a_newer_version_is_refused_with_advice() {
     let folder = tempfile::tempdir().expect("a folder");
     open(folder.path()).await.close().await.expect("closes");
-    shell(folder.path()).execute_batch("PRAGMA user_version=99").expect("changed");
+    shell(folder.path())
+        .execute_batch("PRAGMA user_version=99")
+        .expect("changed");
     let text = refused(config(folder.path())).await;
-    assert!(text.contains("version 99") && text.contains("newer"), "{text}");
+    assert!(
+        text.contains("version 99") && text.contains("newer"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
 async fn the_file_of_another_program_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().expect("a folder");
-    shell(folder.path()).execute_batch("CREATE TABLE theirs(x)").expect("made");
+    shell(folder.path())
+        .execute_batch("CREATE TABLE theirs(x)")
+        .expect("made");
     let text = refused(config(folder.path())).await;
     assert!(text.contains("another program"), "{text}");
-    std::fs::write(folder.path().join("q.db"), "a shopping list, by no means a database".repeat(200)).expect("written");
+    std::fs::write(
+        folder.path().join("q.db"),
+        "a shopping list, by no means a database".repeat(200),
+    )
+    .expect("written");
     let text = refused(config(folder.path())).await;
     assert!(text.contains("not a SQLite database"), "{text}");
     let text = refused(Config::new(folder.path())).await;
@@ -85,7 +104,12 @@ async fn a_locked_file_is_refused_with_advice() {
 #[tokio::test]
 async fn files_are_for_this_user_only() {
     let folder = tempfile::tempdir().expect("a folder");
-    let engine = Sqlite::open(Config::new(folder.path().join("data/q.db")), Clock::system()).await.expect("opens");
+    let engine = Sqlite::open(
+        Config::new(folder.path().join("data/q.db")),
+        Clock::system(),
+    )
+    .await
+    .expect("opens");
     send(&engine, task(b"x")).await;
     let mode = |path: &str| {
         let path = folder.path().join(path);
@@ -93,7 +117,12 @@ async fn files_are_for_this_user_only() {
     };
     assert_eq!(mode("data"), 0o700);
     assert_eq!(mode("data/q.db-peers"), 0o700);
-    for file in ["data/q.db", "data/q.db-wal", "data/q.db-shm", "data/q.db-open"] {
+    for file in [
+        "data/q.db",
+        "data/q.db-wal",
+        "data/q.db-shm",
+        "data/q.db-open",
+    ] {
         assert_eq!(mode(file), 0o600, "{file}");
     }
 }
@@ -127,7 +156,11 @@ async fn at_the_quota_producers_are_told_and_consumers_go_on() {
     for _ in 0..3 {
         let mut stored = 0;
         let full = 'full: loop {
-            for answer in engine.publisher().publish((0..50).map(|_| task(&[1; 2000])).collect()).await {
+            for answer in engine
+                .publisher()
+                .publish((0..50).map(|_| task(&[1; 2000])).collect())
+                .await
+            {
                 match answer {
                     Ok(_) => stored += 1,
                     Err(error) => break 'full error,
@@ -137,13 +170,24 @@ async fn at_the_quota_producers_are_told_and_consumers_go_on() {
         };
         assert!(matches!(full, PublishError::Full { .. }), "{full}");
         assert!(full.to_string().contains("sqlite.quota"), "{full}");
-        let records = engine.publisher().publish(vec![record(None, &[1; 2000])]).await;
-        assert!(matches!(records[..], [Err(PublishError::Full { .. })]), "{records:?}");
+        let records = engine
+            .publisher()
+            .publish(vec![record(None, &[1; 2000])])
+            .await;
+        assert!(
+            matches!(records[..], [Err(PublishError::Full { .. })]),
+            "{records:?}"
+        );
         // Claims, retries, dead letters and acknowledgements all find room.
         let mut hand = Hand::tube(&engine).await;
         let first = hand.take(100).await;
         for delivery in &first {
-            hand.settle(delivery.receipt, How::Retry { after: Duration::from_millis(1) });
+            hand.settle(
+                delivery.receipt,
+                How::Retry {
+                    after: Duration::from_millis(1),
+                },
+            );
         }
         let mut done = 0;
         while done < stored {
@@ -176,15 +220,26 @@ async fn settlements_that_could_not_be_stored_are_kept_and_stored_later() {
         })
     );
     assert!(
-        matches!(&answers[..], [Err(PublishError::Unavailable { maybe_stored: false, .. })]),
+        matches!(
+            &answers[..],
+            [Err(PublishError::Unavailable {
+                maybe_stored: false,
+                ..
+            })]
+        ),
         "{answers:?}"
     );
     holder.execute_batch("ROLLBACK").expect("unlocked");
-    hand.until("up again", 0, |hand| hand.turn.health.state == crate::engine::HealthState::Up).await;
+    hand.until("up again", 0, |hand| {
+        hand.turn.health.state == crate::engine::HealthState::Up
+    })
+    .await;
     hand.empty().await;
     assert_eq!(hand.turn.health.stale, 0);
     hand.close().await;
-    let left: i64 = holder.query_row("SELECT count(*) FROM job", [], |row| row.get(0)).expect("counted");
+    let left: i64 = holder
+        .query_row("SELECT count(*) FROM job", [], |row| row.get(0))
+        .expect("counted");
     assert_eq!(left, 0, "all were removed");
 }
 
@@ -237,7 +292,9 @@ async fn without_a_nudge_the_poll_finds_what_another_process_sent() {
     send(&there, task(b"x")).await;
     let got = hand.one().await;
     hand.settle(got.receipt, How::Ack);
-    let due = Clock::system().now().saturating_add(Duration::from_millis(150));
+    let due = Clock::system()
+        .now()
+        .saturating_add(Duration::from_millis(150));
     send(&there, Outgoing { due, ..task(b"y") }).await;
     assert_eq!(payloads(&[hand.one().await]), ["y"]);
 }
@@ -250,7 +307,10 @@ async fn a_clock_stepped_back_an_hour_runs_nothing_twice_and_holds_nothing_that_
     config.sweep = Duration::from_millis(50);
     let engine = Sqlite::open(config, clock.clone()).await.expect("opens");
     send_all(&engine, vec![task(b"a"), task(b"b")]).await;
-    let short = Subscribe { lease: Duration::from_millis(200), ..Subscribe::tube(T) };
+    let short = Subscribe {
+        lease: Duration::from_millis(200),
+        ..Subscribe::tube(T)
+    };
     let mut hand = Hand::on(&engine, &short).await;
     let got = hand.take(2).await;
     let mut other = Hand::on(&engine, &short).await;
@@ -262,12 +322,18 @@ async fn a_clock_stepped_back_an_hour_runs_nothing_twice_and_holds_nothing_that_
     send(&engine, task(b"c")).await;
     let third = other.one().await;
     assert_eq!(payloads(std::slice::from_ref(&third)), ["c"]);
-    other.settle(third.receipt, How::Retry { after: Duration::from_millis(30) });
+    other.settle(
+        third.receipt,
+        How::Retry {
+            after: Duration::from_millis(30),
+        },
+    );
     let again = other.one().await;
     assert_eq!(again.message.attempt, 2);
     other.settle(again.receipt, How::Ack);
     hand.ack_all(&got);
-    hand.until("confirmed", 0, |hand| hand.turn.health.empty).await;
+    hand.until("confirmed", 0, |hand| hand.turn.health.empty)
+        .await;
     assert_eq!(hand.turn.health.stale, 0);
 }
 
@@ -278,15 +344,21 @@ async fn leases_of_another_boot_are_void() {
     send_all(&before, (0..5).map(|_| task(b"x")).collect()).await;
     let mut late = Hand::tube(&before).await;
     let got = late.take(5).await;
-    shell(folder.path()).execute_batch("UPDATE instance SET boot='an earlier one'").expect("changed");
+    shell(folder.path())
+        .execute_batch("UPDATE instance SET boot='an earlier one'")
+        .expect("changed");
     let after = open(folder.path()).await;
     let mut hand = Hand::tube(&after).await;
     let again = hand.take(5).await;
     assert!(again.iter().all(|delivery| delivery.message.attempt == 2));
     // The one from before learns it, and what it says now is void.
-    late.until("the loss", 0, |hand| hand.notices.contains(&Notice::Lost(got[0].receipt.epoch))).await;
+    late.until("the loss", 0, |hand| {
+        hand.notices.contains(&Notice::Lost(got[0].receipt.epoch))
+    })
+    .await;
     late.ack_all(&got);
-    late.until("stale ones", 0, |hand| hand.turn.health.stale == 5).await;
+    late.until("stale ones", 0, |hand| hand.turn.health.stale == 5)
+        .await;
     hand.ack_all(&again);
     hand.empty().await;
     assert_eq!(hand.turn.health.stale, 0);
@@ -304,7 +376,10 @@ async fn a_process_whose_lock_file_was_removed_is_taken_for_dead_once_and_comes_
     }
     let mut other = Hand::tube(&there).await;
     let again = other.take(3).await;
-    hand.until("the loss", 0, |hand| hand.notices.contains(&Notice::Lost(got[0].receipt.epoch))).await;
+    hand.until("the loss", 0, |hand| {
+        hand.notices.contains(&Notice::Lost(got[0].receipt.epoch))
+    })
+    .await;
     other.ack_all(&again);
     other.empty().await;
     other.close().await;
@@ -333,10 +408,23 @@ async fn a_process_whose_lock_file_was_removed_is_taken_for_dead_once_and_comes_
 /// Not a test: what a child process does, if this binary was started as one.
 #[tokio::test]
 async fn role_of_a_child_process() {
-    let Ok(path) = std::env::var("GO_QUEUE_TEST_CHILD") else { return };
-    let lease = Duration::from_millis(std::env::var("GO_QUEUE_TEST_LEASE").map_or(60_000, |ms| ms.parse().expect("a number")));
-    let engine = Sqlite::open(Config::new(path), Clock::system()).await.expect("opens");
-    let mut hand = Hand::on(&engine, &Subscribe { lease, ..Subscribe::tube(T) }).await;
+    let Ok(path) = std::env::var("GO_QUEUE_TEST_CHILD") else {
+        return;
+    };
+    let lease = Duration::from_millis(
+        std::env::var("GO_QUEUE_TEST_LEASE").map_or(60_000, |ms| ms.parse().expect("a number")),
+    );
+    let engine = Sqlite::open(Config::new(path), Clock::system())
+        .await
+        .expect("opens");
+    let mut hand = Hand::on(
+        &engine,
+        &Subscribe {
+            lease,
+            ..Subscribe::tube(T)
+        },
+    )
+    .await;
     let got = hand.take(3).await;
     let mut out = std::io::stderr();
     writeln!(out, "holding {}", got.len()).expect("said");
@@ -351,9 +439,17 @@ async fn role_of_a_child_process() {
     listener.expect("a thread");
     heard.await.expect("the parent lives");
     hand.ack_all(&got);
-    hand.until("stale settlements", 0, |hand| hand.turn.health.stale >= 3).await;
-    hand.until("the loss", 0, |hand| !hand.notices.is_empty()).await;
-    writeln!(out, "stale {} {:?}", hand.turn.health.stale, hand.notices.len()).expect("said");
+    hand.until("stale settlements", 0, |hand| hand.turn.health.stale >= 3)
+        .await;
+    hand.until("the loss", 0, |hand| !hand.notices.is_empty())
+        .await;
+    writeln!(
+        out,
+        "stale {} {:?}",
+        hand.turn.health.stale,
+        hand.notices.len()
+    )
+    .expect("said");
 }
 
 struct Process(Child, BufReader<std::process::ChildStderr>);
@@ -361,7 +457,11 @@ struct Process(Child, BufReader<std::process::ChildStderr>);
 impl Process {
     fn start(folder: &Path, lease: Duration) -> Self {
         let mut child = Command::new(std::env::current_exe().expect("this binary"))
-            .args(["--exact", "engine::sqlite::tests::faults::role_of_a_child_process", "--nocapture"])
+            .args([
+                "--exact",
+                "engine::sqlite::tests::faults::role_of_a_child_process",
+                "--nocapture",
+            ])
             .env("GO_QUEUE_TEST_CHILD", folder.join("q.db"))
             .env("GO_QUEUE_TEST_LEASE", lease.as_millis().to_string())
             .stdin(Stdio::piped())
@@ -430,7 +530,13 @@ async fn a_stopped_process_loses_its_lease_and_what_it_says_later_is_void() {
     let got = hand.take(3).await;
     assert!(got.iter().all(|delivery| delivery.message.attempt == 2));
     child.signal(rustix::process::Signal::CONT);
-    child.0.stdin.take().expect("piped").write_all(b"go on\n").expect("said");
+    child
+        .0
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(b"go on\n")
+        .expect("said");
     let line = tokio::task::block_in_place(|| child.line("stale"));
     assert_eq!(line.trim(), "stale 3 1");
     hand.ack_all(&got);
@@ -446,11 +552,20 @@ async fn a_closed_engine_says_so() {
     hand.empty().await;
     engine.close().await.expect("closes");
     let answers = engine.publisher().publish(vec![task(b"x")]).await;
-    assert!(matches!(answers[..], [Err(PublishError::Closed { .. })]), "{answers:?}");
-    assert!(matches!(engine.subscribe(&Subscribe::tube(T)).await.err(), Some(EngineError::Closed { .. })));
+    assert!(
+        matches!(answers[..], [Err(PublishError::Closed { .. })]),
+        "{answers:?}"
+    );
+    assert!(matches!(
+        engine.subscribe(&Subscribe::tube(T)).await.err(),
+        Some(EngineError::Closed { .. })
+    ));
     let ended = poll_fn(|cx| hand.end.turn(cx, &mut hand.turn));
     let ended = tokio::time::timeout(BOUND, ended).await.expect("in time");
-    assert!(matches!(ended, Err(EngineError::Closed { .. })), "{ended:?}");
+    assert!(
+        matches!(ended, Err(EngineError::Closed { .. })),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test]
@@ -463,10 +578,21 @@ async fn bad_messages_are_refused_before_anything_is_stored() {
     let mut allowed = task(&large);
     allowed.place = Place::Tube(Name::literal("big"));
     let mut late = record(None, b"x");
-    late.due = Clock::system().now().saturating_add(Duration::from_secs(60));
-    let never = Outgoing { due: WallTime::from_nanos(i64::MAX), ..task(b"x") };
-    let past = Outgoing { due: WallTime::from_nanos(-5), ..task(b"past") };
-    let answers = engine.publisher().publish(vec![task(&large), allowed, late, never, past]).await;
+    late.due = Clock::system()
+        .now()
+        .saturating_add(Duration::from_secs(60));
+    let never = Outgoing {
+        due: WallTime::from_nanos(i64::MAX),
+        ..task(b"x")
+    };
+    let past = Outgoing {
+        due: WallTime::from_nanos(-5),
+        ..task(b"past")
+    };
+    let answers = engine
+        .publisher()
+        .publish(vec![task(&large), allowed, late, never, past])
+        .await;
     assert!(matches!(answers[0], Err(PublishError::TooLarge { .. })));
     assert!(answers[1].is_ok());
     assert!(matches!(answers[2], Err(PublishError::Unsupported { .. })));

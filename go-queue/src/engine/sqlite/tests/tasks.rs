@@ -32,14 +32,21 @@ async fn a_task_comes_as_it_was_sent_and_goes_when_it_is_acknowledged() {
 async fn many_tasks_come_in_order_of_priority_and_age() {
     let folder = tempfile::tempdir().expect("a folder");
     let engine = open(folder.path()).await;
-    let slice = (0..3000).map(|n: u32| Outgoing { priority: 10 - n % 3, ..task(n.to_string().as_bytes()) });
+    let slice = (0..3000).map(|n: u32| Outgoing {
+        priority: 10 - n % 3,
+        ..task(n.to_string().as_bytes())
+    });
     send_all(&engine, slice.collect()).await;
     let mut hand = Hand::tube(&engine).await;
     let mut seen = Vec::new();
     while seen.len() < 3000 {
         let got = hand.take(100).await;
         hand.ack_all(&got);
-        seen.extend(payloads(&got).iter().map(|p| p.parse::<u32>().expect("a number")));
+        seen.extend(
+            payloads(&got)
+                .iter()
+                .map(|p| p.parse::<u32>().expect("a number")),
+        );
     }
     let mut expected: Vec<u32> = (0..3000).collect();
     expected.sort_by_key(|n| (10 - n % 3, *n));
@@ -64,15 +71,33 @@ async fn a_delayed_task_is_never_early() {
     let engine = open(folder.path()).await;
     let mut hand = Hand::tube(&engine).await;
     for delay in [1, 7, 50, 120] {
-        let due = Clock::system().now().saturating_add(Duration::from_millis(delay));
-        send(&engine, Outgoing { due, ..task(b"later") }).await;
+        let due = Clock::system()
+            .now()
+            .saturating_add(Duration::from_millis(delay));
+        send(
+            &engine,
+            Outgoing {
+                due,
+                ..task(b"later")
+            },
+        )
+        .await;
         let got = hand.one().await;
         assert!(Clock::system().now() >= due, "early");
         assert_eq!(got.message.due, due);
         hand.settle(got.receipt, How::Ack);
     }
-    let due = Clock::system().now().saturating_add(Duration::from_secs(3600));
-    send(&engine, Outgoing { due, ..task(b"much later") }).await;
+    let due = Clock::system()
+        .now()
+        .saturating_add(Duration::from_secs(3600));
+    send(
+        &engine,
+        Outgoing {
+            due,
+            ..task(b"much later")
+        },
+    )
+    .await;
     hand.until("the next due time", 1, |hand| {
         hand.turn.health.next_due == Some(due)
     })
@@ -90,11 +115,21 @@ async fn a_retry_counts_and_waits_and_a_release_does_neither() {
     let second = hand.one().await;
     assert_eq!(second.message.attempt, 1);
     let began = Instant::now();
-    hand.settle(second.receipt, How::Retry { after: Duration::from_millis(80) });
+    hand.settle(
+        second.receipt,
+        How::Retry {
+            after: Duration::from_millis(80),
+        },
+    );
     let third = hand.one().await;
     assert!(began.elapsed() >= Duration::from_millis(80), "early");
     assert_eq!(third.message.attempt, 2);
-    hand.settle(third.receipt, How::Release { after: Duration::from_millis(30) });
+    hand.settle(
+        third.receipt,
+        How::Release {
+            after: Duration::from_millis(30),
+        },
+    );
     assert_eq!(hand.one().await.message.attempt, 2);
 }
 
@@ -102,8 +137,14 @@ async fn a_retry_counts_and_waits_and_a_release_does_neither() {
 async fn a_named_task_is_stored_once_until_it_is_forgotten() {
     let folder = tempfile::tempdir().expect("a folder");
     let clock = Clock::system();
-    let engine = Sqlite::open(config(folder.path()), clock.clone()).await.expect("opens");
-    let named = || Outgoing { id: Id::named("t", b"job 1"), named: true, ..task(b"x") };
+    let engine = Sqlite::open(config(folder.path()), clock.clone())
+        .await
+        .expect("opens");
+    let named = || Outgoing {
+        id: Id::named("t", b"job 1"),
+        named: true,
+        ..task(b"x")
+    };
     let first = send(&engine, named()).await;
     let again = send(&engine, named()).await;
     assert!(!first.existed && again.existed);
@@ -123,8 +164,14 @@ async fn the_same_unnamed_id_is_stored_once_while_it_is_there() {
     let folder = tempfile::tempdir().expect("a folder");
     let engine = open(folder.path()).await;
     let out = task(b"x");
-    let answers = engine.publisher().publish(vec![out.clone(), out.clone()]).await;
-    let existed: Vec<bool> = answers.into_iter().map(|a| a.expect("stored").existed).collect();
+    let answers = engine
+        .publisher()
+        .publish(vec![out.clone(), out.clone()])
+        .await;
+    let existed: Vec<bool> = answers
+        .into_iter()
+        .map(|a| a.expect("stored").existed)
+        .collect();
     assert_eq!(existed, [false, true]);
     let mut other_tube = out;
     other_tube.place = Place::Tube(Name::literal("u"));
@@ -137,9 +184,16 @@ async fn revoke_tells_the_truth() {
     let engine = open(folder.path()).await;
     let tasks = engine.tasks().expect("keeps tasks");
     let revoke = async |published: &Published| {
-        tasks.revoke(vec![task_id(published)]).await.pop().expect("one").expect("answered")
+        tasks
+            .revoke(vec![task_id(published)])
+            .await
+            .pop()
+            .expect("one")
+            .expect("answered")
     };
-    let due = Clock::system().now().saturating_add(Duration::from_secs(60));
+    let due = Clock::system()
+        .now()
+        .saturating_add(Duration::from_secs(60));
     let ready = send(&engine, task(b"a")).await;
     let delayed = send(&engine, Outgoing { due, ..task(b"b") }).await;
     for waiting in [&ready, &delayed] {
@@ -151,9 +205,18 @@ async fn revoke_tells_the_truth() {
     let taken = send(&engine, task(b"c")).await;
     let got = hand.one().await;
     assert_eq!(revoke(&taken).await, Revoked::Running);
-    hand.settle(got.receipt, How::Retry { after: Duration::from_secs(60) });
+    hand.settle(
+        got.receipt,
+        How::Retry {
+            after: Duration::from_secs(60),
+        },
+    );
     hand.empty().await;
-    assert_eq!(revoke(&taken).await, Revoked::Revoked, "it waits for a retry");
+    assert_eq!(
+        revoke(&taken).await,
+        Revoked::Revoked,
+        "it waits for a retry"
+    );
     let done = send(&engine, task(b"d")).await;
     let got = hand.one().await;
     hand.settle(got.receipt, How::Ack);
@@ -161,7 +224,13 @@ async fn revoke_tells_the_truth() {
     assert_eq!(revoke(&done).await, Revoked::AlreadyRun);
     let dead = send(&engine, task(b"e")).await;
     let got = hand.one().await;
-    hand.settle(got.receipt, How::Dead { reason: Arc::from("no"), attempts: 1 });
+    hand.settle(
+        got.receipt,
+        How::Dead {
+            reason: Arc::from("no"),
+            attempts: 1,
+        },
+    );
     hand.empty().await;
     assert_eq!(revoke(&dead).await, Revoked::AlreadyRun);
     let mut never = done.clone();
@@ -181,16 +250,24 @@ async fn a_revoke_that_races_a_claim_agrees_with_what_runs() {
     let mut hand = Hand::tube(&engine).await;
     let (mut revoked, mut ran) = (0, 0);
     for n in 0..200_u32 {
-        let published = send(&engine, Outgoing {
-            due: Clock::system().now().saturating_add(Duration::from_micros(u64::from(n % 7) * 300)),
-            ..task(&n.to_be_bytes())
-        }).await;
+        let published = send(
+            &engine,
+            Outgoing {
+                due: Clock::system()
+                    .now()
+                    .saturating_add(Duration::from_micros(u64::from(n % 7) * 300)),
+                ..task(&n.to_be_bytes())
+            },
+        )
+        .await;
         let revoking = tasks.revoke(vec![task_id(&published)]);
         let mut answer = std::pin::pin!(revoking);
         let mut said = None;
         let driven = poll_fn(|cx| {
             while hand.step(cx, 1) {}
-            if said.is_none() && let Poll::Ready(mut answers) = answer.as_mut().poll(cx) {
+            if said.is_none()
+                && let Poll::Ready(mut answers) = answer.as_mut().poll(cx)
+            {
                 said = answers.pop();
             }
             // A task that was not revoked comes.
@@ -228,22 +305,42 @@ async fn reschedule_moves_what_waits_and_nothing_else() {
     let folder = tempfile::tempdir().expect("a folder");
     let engine = open(folder.path()).await;
     let tasks = engine.tasks().expect("keeps tasks");
-    let later = Clock::system().now().saturating_add(Duration::from_secs(600));
-    let published = send(&engine, Outgoing { due: later, ..task(b"x") }).await;
+    let later = Clock::system()
+        .now()
+        .saturating_add(Duration::from_secs(600));
+    let published = send(
+        &engine,
+        Outgoing {
+            due: later,
+            ..task(b"x")
+        },
+    )
+    .await;
     let mut hand = Hand::tube(&engine).await;
     hand.empty().await;
-    let soon = Clock::system().now().saturating_add(Duration::from_millis(60));
+    let soon = Clock::system()
+        .now()
+        .saturating_add(Duration::from_millis(60));
     let moved = tasks.reschedule(vec![(task_id(&published), soon)]).await;
-    assert!(matches!(moved[..], [Ok(Rescheduled::Rescheduled)]), "{moved:?}");
+    assert!(
+        matches!(moved[..], [Ok(Rescheduled::Rescheduled)]),
+        "{moved:?}"
+    );
     let got = hand.one().await;
     assert!(Clock::system().now() >= soon);
     assert_eq!(got.message.due, soon);
     let running = tasks.reschedule(vec![(task_id(&published), later)]).await;
-    assert!(matches!(running[..], [Ok(Rescheduled::Running)]), "{running:?}");
+    assert!(
+        matches!(running[..], [Ok(Rescheduled::Running)]),
+        "{running:?}"
+    );
     hand.settle(got.receipt, How::Ack);
     hand.empty().await;
     let over = tasks.reschedule(vec![(task_id(&published), later)]).await;
-    assert!(matches!(over[..], [Ok(Rescheduled::AlreadyRun)]), "{over:?}");
+    assert!(
+        matches!(over[..], [Ok(Rescheduled::AlreadyRun)]),
+        "{over:?}"
+    );
 }
 
 #[tokio::test]
@@ -256,23 +353,66 @@ async fn a_dead_letter_keeps_everything_and_can_be_replayed_or_purged() {
     let sent = send(&engine, out).await;
     let mut hand = Hand::tube(&engine).await;
     let got = hand.one().await;
-    hand.settle(got.receipt, How::Dead { reason: Arc::from("bad luck"), attempts: 1 });
+    hand.settle(
+        got.receipt,
+        How::Dead {
+            reason: Arc::from("bad luck"),
+            attempts: 1,
+        },
+    );
     hand.empty().await;
     let dead = engine.dead_letters().expect("keeps them");
     assert_eq!(dead.count(Some(Place::Tube(T))).await.expect("counts"), 1);
-    let query = DeadQuery { place: Some(Place::Tube(T)), limit: 10, ..DeadQuery::default() };
+    let query = DeadQuery {
+        place: Some(Place::Tube(T)),
+        limit: 10,
+        ..DeadQuery::default()
+    };
     let letters = dead.list(query).await.expect("lists");
-    let [letter] = &letters[..] else { unreachable!("one: {letters:?}") };
-    assert_eq!((letter.id, &*letter.reason, letter.attempts, &*letter.handler), (sent.id, "bad luck", 1, "t"));
-    assert_eq!((letter.body.key(), letter.body.payload()), (&b"k"[..], &b"payload"[..]));
+    let [letter] = &letters[..] else {
+        unreachable!("one: {letters:?}")
+    };
+    assert_eq!(
+        (
+            letter.id,
+            &*letter.reason,
+            letter.attempts,
+            &*letter.handler
+        ),
+        (sent.id, "bad luck", 1, "t")
+    );
+    assert_eq!(
+        (letter.body.key(), letter.body.payload()),
+        (&b"k"[..], &b"payload"[..])
+    );
     let cursor = letter.cursor;
-    assert_eq!(dead.replay(vec![cursor, cursor + 99]).await.expect("replays"), 1);
+    assert_eq!(
+        dead.replay(vec![cursor, cursor + 99])
+            .await
+            .expect("replays"),
+        1
+    );
     let again = hand.one().await;
     assert_eq!((again.message.id, again.message.attempt), (sent.id, 1));
-    hand.settle(again.receipt, How::Dead { reason: Arc::from("again"), attempts: 1 });
+    hand.settle(
+        again.receipt,
+        How::Dead {
+            reason: Arc::from("again"),
+            attempts: 1,
+        },
+    );
     hand.empty().await;
-    let letters = dead.list(DeadQuery { limit: 10, ..DeadQuery::default() }).await.expect("lists");
-    assert_eq!(dead.purge(vec![letters[0].cursor]).await.expect("purges"), 1);
+    let letters = dead
+        .list(DeadQuery {
+            limit: 10,
+            ..DeadQuery::default()
+        })
+        .await
+        .expect("lists");
+    assert_eq!(
+        dead.purge(vec![letters[0].cursor]).await.expect("purges"),
+        1
+    );
     assert_eq!(dead.count(None).await.expect("counts"), 0);
     assert!(dead.show(letters[0].cursor).await.expect("shows").is_none());
 }
@@ -284,8 +424,7 @@ async fn quiet_hands_back_what_came_ahead_uncounted() {
     send_all(&engine, (0..50).map(|_| task(b"x")).collect()).await;
     let mut hand = Hand::tube(&engine).await;
     // Room that shrinks: the claim was for 50, only 3 are taken.
-    hand.until("a claim", 50, |hand| !hand.got.is_empty())
-    .await;
+    hand.until("a claim", 50, |hand| !hand.got.is_empty()).await;
     let got: Vec<Delivery> = hand.got.drain(..).collect();
     hand.ack_all(&got[..3]);
     for delivery in &got[3..] {
@@ -309,7 +448,10 @@ async fn a_dropped_end_gives_everything_back_at_once() {
     drop(hand);
     let mut other = Hand::tube(&engine).await;
     let got = other.take(10).await;
-    assert!(got.iter().all(|d| d.message.attempt == 2), "a start that ended with its end counts");
+    assert!(
+        got.iter().all(|d| d.message.attempt == 2),
+        "a start that ended with its end counts"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -331,14 +473,20 @@ async fn an_end_that_closes_under_load_counts_no_start_that_did_not_happen() {
             hand.settle(delivery.receipt, How::RELEASE);
         }
         // More comes while it closes.
-        let (answers, ()) = tokio::join!(publisher.publish((0..8).map(|_| task(b"y")).collect()), hand.close());
+        let (answers, ()) = tokio::join!(
+            publisher.publish((0..8).map(|_| task(b"y")).collect()),
+            hand.close()
+        );
         sent += answers.into_iter().flatten().count();
     }
     let mut hand = Hand::tube(&engine).await;
     let mut came = 0;
     while came < sent {
         let got = hand.take(usize::min(200, sent - came)).await;
-        assert!(got.iter().all(|delivery| delivery.message.attempt == 1), "a start that never was is counted");
+        assert!(
+            got.iter().all(|delivery| delivery.message.attempt == 1),
+            "a start that never was is counted"
+        );
         came += got.len();
         hand.ack_all(&got);
     }

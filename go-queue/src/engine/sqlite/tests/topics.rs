@@ -7,19 +7,34 @@ async fn a_topic_that_grows_keeps_its_records_and_groups_read_the_new_partitions
     let folder = tempfile::tempdir().expect("a folder");
     let mut small = config(folder.path());
     small.topic.partitions = 1;
-    let engine = Sqlite::open(small.clone(), Clock::system()).await.expect("opens");
-    send_all(&engine, (0..10).map(|n| record(Some(&n.to_string()), b"old")).collect()).await;
+    let engine = Sqlite::open(small.clone(), Clock::system())
+        .await
+        .expect("opens");
+    send_all(
+        &engine,
+        (0..10)
+            .map(|n| record(Some(&n.to_string()), b"old"))
+            .collect(),
+    )
+    .await;
     let mut hand = Hand::group(&engine, "g").await;
     let got = hand.take(10).await;
     hand.ack_all(&got[..4]);
-    hand.until("confirmed", 0, |hand| hand.turn.health.empty).await;
+    hand.until("confirmed", 0, |hand| hand.turn.health.empty)
+        .await;
     hand.close().await;
     engine.close().await.expect("closes");
 
     let mut large = small.clone();
     large.topic.partitions = 4;
     let engine = Sqlite::open(large, Clock::system()).await.expect("opens");
-    send_all(&engine, (0..40).map(|n| record(Some(&n.to_string()), b"new")).collect()).await;
+    send_all(
+        &engine,
+        (0..40)
+            .map(|n| record(Some(&n.to_string()), b"new"))
+            .collect(),
+    )
+    .await;
     let mut hand = Hand::group(&engine, "g").await;
     let got = hand.take(46).await;
     let partitions: std::collections::HashSet<u32> = got.iter().map(|d| d.message.place).collect();
@@ -30,9 +45,18 @@ async fn a_topic_that_grows_keeps_its_records_and_groups_read_the_new_partitions
 
     // A smaller number does not shrink it.
     let engine = Sqlite::open(small, Clock::system()).await.expect("opens");
-    let answers = engine.publisher().publish((0..40).map(|n| record(Some(&n.to_string()), b"x")).collect()).await;
-    let used: std::collections::HashSet<u32> =
-        answers.into_iter().map(|answer| answer.expect("stored").partition).collect();
+    let answers = engine
+        .publisher()
+        .publish(
+            (0..40)
+                .map(|n| record(Some(&n.to_string()), b"x"))
+                .collect(),
+        )
+        .await;
+    let used: std::collections::HashSet<u32> = answers
+        .into_iter()
+        .map(|answer| answer.expect("stored").partition)
+        .collect();
     assert_eq!(used.len(), 4);
 }
 
@@ -78,7 +102,10 @@ async fn a_record_given_back_on_a_live_partition_comes_once_more() {
         hand.settle(got[n].receipt, How::Ack);
     }
     let again = hand.one().await;
-    assert_eq!((again.message.id, again.message.offset), (got[1].message.id, 1));
+    assert_eq!(
+        (again.message.id, again.message.offset),
+        (got[1].message.id, 1)
+    );
     hand.settle(again.receipt, How::Ack);
     hand.empty().await;
     hand.close().await;
@@ -90,11 +117,20 @@ async fn a_record_given_back_on_a_live_partition_comes_once_more() {
 async fn a_group_that_nobody_uses_for_a_month_is_forgotten_and_retention_goes_on() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut config = config(folder.path());
-    config.topic = TopicConfig { partitions: 1, size: Some(1000), age: None, drop_unread: false };
+    config.topic = TopicConfig {
+        partitions: 1,
+        size: Some(1000),
+        age: None,
+        drop_unread: false,
+    };
     let clock = Clock::system();
     let engine = Sqlite::open(config, clock.clone()).await.expect("opens");
     Hand::group(&engine, "idle").await.close().await;
-    send_all(&engine, (0..100).map(|_| record(Some("k"), &[0; 100])).collect()).await;
+    send_all(
+        &engine,
+        (0..100).map(|_| record(Some("k"), &[0; 100])).collect(),
+    )
+    .await;
     let mut reader = Hand::group(&engine, "reader").await;
     let got = reader.take(100).await;
     reader.ack_all(&got);
@@ -103,7 +139,10 @@ async fn a_group_that_nobody_uses_for_a_month_is_forgotten_and_retention_goes_on
     let count = async || {
         engine
             .0
-            .ask("count", |tx| tx.conn.query_row("SELECT count(*) FROM log", [], |row| row.get::<_, i64>(0)))
+            .ask("count", |tx| {
+                tx.conn
+                    .query_row("SELECT count(*) FROM log", [], |row| row.get::<_, i64>(0))
+            })
             .await
             .expect("counts")
     };
@@ -111,7 +150,12 @@ async fn a_group_that_nobody_uses_for_a_month_is_forgotten_and_retention_goes_on
     clock.step(31 * 86_400 * 1_000_000_000);
     // The next look at the groups is a minute away: another process that starts looks at once.
     let mut again = super::config(folder.path());
-    again.topic = TopicConfig { partitions: 1, size: Some(1000), age: None, drop_unread: false };
+    again.topic = TopicConfig {
+        partitions: 1,
+        size: Some(1000),
+        age: None,
+        drop_unread: false,
+    };
     let other = Sqlite::open(again, clock).await.expect("opens");
     let began = Instant::now();
     while count().await > 10 {

@@ -48,7 +48,14 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(config: Config, clock: Clock, queue: Queue, store: i64) -> Self {
-        Self { config, clock, queue, syncer: Syncer::default(), store, next_sub: AtomicU32::new(1) }
+        Self {
+            config,
+            clock,
+            queue,
+            syncer: Syncer::default(),
+            store,
+            next_sub: AtomicU32::new(1),
+        }
     }
 
     /// A number for an end of a subscription.
@@ -145,7 +152,9 @@ impl Writer {
         let tick = host::boot_millis();
         let mut names = Names::default();
         let mut turn = 0;
-        self.conn.execute_batch("BEGIN IMMEDIATE").map_err(|e| Failure::from(&e))?;
+        self.conn
+            .execute_batch("BEGIN IMMEDIATE")
+            .map_err(|e| Failure::from(&e))?;
         let tx = Tx::new(
             &self.conn,
             &shared.config,
@@ -267,7 +276,9 @@ impl Writer {
 
     /// Whether some end has room for records that were not read yet.
     fn unread(&self) -> bool {
-        self.subs.iter().any(|sub| sub.credit > 0 && sub.maybe && matches!(sub.kind, Kind::Topic(_)))
+        self.subs
+            .iter()
+            .any(|sub| sub.credit > 0 && sub.maybe && matches!(sub.kind, Kind::Topic(_)))
     }
 
     fn deliver(&mut self) {

@@ -13,10 +13,18 @@ use crate::engine::sqlite::{group, host};
 impl Writer {
     /// Reads the nudges of other processes.
     pub(super) fn hear(&mut self) {
-        let Self { instance, subs, foreign, .. } = self;
+        let Self {
+            instance,
+            subs,
+            foreign,
+            ..
+        } = self;
         instance.hear(|place| {
             *foreign |= place == 0;
-            for sub in subs.iter_mut().filter(|sub| place == 0 || sub.place() == place) {
+            for sub in subs
+                .iter_mut()
+                .filter(|sub| place == 0 || sub.place() == place)
+            {
                 sub.maybe = true;
             }
         });
@@ -78,7 +86,9 @@ impl Writer {
     }
 
     fn read_data_version(&self) -> rusqlite::Result<i64> {
-        self.conn.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
+        self.conn
+            .prepare_cached("PRAGMA data_version")?
+            .query_row([], |row| row.get(0))
     }
 
     fn watch_clock(&mut self) {
@@ -99,7 +109,9 @@ impl Writer {
     /// Gives back what dead or hung processes hold.
     pub(super) fn sweep(&mut self, now: Instant) {
         self.sweep_at = now + self.shared.config.sweep;
-        let found = self.instance.sweep(&self.conn, host::boot_millis(), now >= self.expire_from);
+        let found = self
+            .instance
+            .sweep(&self.conn, host::boot_millis(), now >= self.expire_from);
         let gone = match found {
             Ok(gone) if gone.is_empty() => return,
             Ok(gone) => gone,
@@ -114,13 +126,20 @@ impl Writer {
                 self.instance.remove_files(&gone);
                 self.foreign = true;
             }
-            Err(failure) => tracing::warn!(why = %failure.why(), "could not take back what a dead process had in hand"),
+            Err(failure) => {
+                tracing::warn!(why = %failure.why(), "could not take back what a dead process had in hand");
+            }
         }
     }
 
     /// Renews the leases of everything in hand here: one row for all.
     fn beat(&mut self, now: Instant) {
-        let shortest = self.subs.iter().map(|sub| sub.lease).min().unwrap_or(60_000);
+        let shortest = self
+            .subs
+            .iter()
+            .map(|sub| sub.lease)
+            .min()
+            .unwrap_or(60_000);
         let every = u64::try_from(shortest / 3).unwrap_or(0).clamp(50, 20_000);
         self.beat_at = now + Duration::from_millis(every);
         if let Err(error) = self.instance.hold_again() {

@@ -113,7 +113,9 @@ impl Sub {
             let mut wake = news;
             inbox.slices.extend(post.slices.drain(..));
             inbox.words.extend(post.words.drain(..));
-            inbox.committed = inbox.committed.wrapping_add(std::mem::take(&mut post.committed));
+            inbox.committed = inbox
+                .committed
+                .wrapping_add(std::mem::take(&mut post.committed));
             inbox.stale += std::mem::take(&mut post.stale);
             inbox.spare.append(&mut post.spare);
             inbox.spare.truncate(4);

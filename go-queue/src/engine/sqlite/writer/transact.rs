@@ -15,7 +15,8 @@ use crate::engine::sqlite::{Durability, group, host, record};
 use crate::name::Place;
 
 /// How long a failed transaction waits before it is tried again, first and at most.
-pub(super) const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+pub(super) const BACKOFF: (Duration, Duration) =
+    (Duration::from_millis(20), Duration::from_secs(1));
 
 impl Writer {
     /// Runs requests as one transaction, and one by one if that fails.
@@ -122,7 +123,17 @@ impl Writer {
         batch: &mut [Request],
         claims: bool,
     ) -> rusqlite::Result<(Effects, Vec<(usize, Claimed)>)> {
-        let Self { conn, shared, instance, subs, names, turn, acks, soft_pages, .. } = self;
+        let Self {
+            conn,
+            shared,
+            instance,
+            subs,
+            names,
+            turn,
+            acks,
+            soft_pages,
+            ..
+        } = self;
         conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let mut tx = Tx::new(
             conn,
@@ -161,14 +172,22 @@ impl Writer {
         &mut self,
         work: impl FnOnce(&mut Tx<'_>, &Instance) -> rusqlite::Result<T>,
     ) -> Result<T, Failure> {
-        let Self { conn, shared, instance, names, turn, soft_pages, .. } = self;
+        let Self {
+            conn,
+            shared,
+            instance,
+            names,
+            turn,
+            soft_pages,
+            ..
+        } = self;
         let done = (|| {
             conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
             let mut tx = Tx::new(
                 conn,
                 &shared.config,
                 instance.id,
-                    shared.clock.now(),
+                shared.clock.now(),
                 host::boot_millis(),
                 *soft_pages,
                 names,
@@ -249,7 +268,9 @@ impl Writer {
             Request::Put(put) => answers.push(Answer::Put(put.reply, put.slice, put.answers)),
             Request::Job(job) => answers.push(Answer::Job(job)),
             Request::Tube(mut turn) => {
-                let Some(at) = self.subs.iter().position(|sub| sub.no == turn.sub) else { return };
+                let Some(at) = self.subs.iter().position(|sub| sub.no == turn.sub) else {
+                    return;
+                };
                 let sub = &mut self.subs[at];
                 sub.post.committed += 1;
                 sub.post.stale += turn.stale;
@@ -262,7 +283,9 @@ impl Writer {
                 }
             }
             Request::Topic(turn) => {
-                let Some(at) = self.subs.iter().position(|sub| sub.no == turn.sub) else { return };
+                let Some(at) = self.subs.iter().position(|sub| sub.no == turn.sub) else {
+                    return;
+                };
                 group::done(&mut self.subs[at], &turn);
                 let sub = &mut self.subs[at];
                 sub.post.committed += 1;
@@ -300,7 +323,9 @@ impl Writer {
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
             .map_err(|e| Failure::from(&e))?;
         if busy != 0 {
-            return Err(Failure::Unsynced(Arc::from("the disk failed to sync, and the log is in use")));
+            return Err(Failure::Unsynced(Arc::from(
+                "the disk failed to sync, and the log is in use",
+            )));
         }
         self.shared.syncer.repaired();
         tracing::info!("the log was written into the database after a failed sync");
@@ -332,7 +357,12 @@ pub(super) fn refuse(request: Request, failure: &Failure) {
 }
 
 /// Does one request inside of a transaction.
-fn run(tx: &mut Tx<'_>, request: &mut Request, subs: &mut [Sub], acks: &mut Acks) -> rusqlite::Result<()> {
+fn run(
+    tx: &mut Tx<'_>,
+    request: &mut Request,
+    subs: &mut [Sub],
+    acks: &mut Acks,
+) -> rusqlite::Result<()> {
     match request {
         Request::Put(put) => {
             put.answers.clear();
@@ -345,9 +375,16 @@ fn run(tx: &mut Tx<'_>, request: &mut Request, subs: &mut [Sub], acks: &mut Acks
             Ok(())
         }
         Request::Tube(turn) => {
-            let Some(sub) = subs.iter_mut().find(|sub| sub.no == turn.sub) else { return Ok(()) };
-            let Kind::Tube(tube) = sub.kind else { return Ok(()) };
-            sub.grant(std::mem::take(&mut turn.credit), std::mem::take(&mut turn.withdraw) || turn.quiet);
+            let Some(sub) = subs.iter_mut().find(|sub| sub.no == turn.sub) else {
+                return Ok(());
+            };
+            let Kind::Tube(tube) = sub.kind else {
+                return Ok(());
+            };
+            sub.grant(
+                std::mem::take(&mut turn.credit),
+                std::mem::take(&mut turn.withdraw) || turn.quiet,
+            );
             if turn.end {
                 // What the end never collected was never started.
                 for slice in sub.mailbox.lock().slices.drain(..) {
@@ -361,7 +398,9 @@ fn run(tx: &mut Tx<'_>, request: &mut Request, subs: &mut [Sub], acks: &mut Acks
             Ok(())
         }
         Request::Topic(turn) => {
-            let Some(sub) = subs.iter_mut().find(|sub| sub.no == turn.sub) else { return Ok(()) };
+            let Some(sub) = subs.iter_mut().find(|sub| sub.no == turn.sub) else {
+                return Ok(());
+            };
             group::settle(tx, turn, sub)
         }
         Request::Job(job) => job.run(tx),
