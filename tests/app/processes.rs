@@ -297,7 +297,7 @@ fn each_ending_has_its_exit_code() {
     let began = Instant::now();
     slow.wait()
         .with(3)
-        .says(&["1 messages were still running after 100ms and were handed back"]);
+        .says(&["1 message was still running after 100ms and handed back"]);
     assert!(
         began.elapsed() < Duration::from_secs(10),
         "{:?}",
