@@ -35,18 +35,20 @@ const SHORT: &str = "backlog 1,000, 50 times";
 const MIDDLE: &str = "backlog 100,000";
 const LONG: &str = "backlog 1,000,000";
 
+/// The rates by wall time. Whether the length matters by CPU time: a run of 1,000 ends with a sync that 100,000 share, and how long
+/// that takes is the disk's affair of the moment.
 fn goals(medians: &Medians) -> Vec<Goal> {
     let rate = |label: &str| medians.row(label).per_second();
-    let rates = [SHORT, MIDDLE, LONG].map(rate);
-    let slowest = rates.iter().copied().fold(f64::INFINITY, f64::min);
-    let fastest = rates.iter().copied().fold(0.0, f64::max);
+    let costs = [SHORT, MIDDLE, LONG].map(|label| medians.row(label).cpu_seconds_per_million());
+    let least = costs.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = costs.iter().copied().fold(0.0, f64::max);
     vec![
         Goal::at_least("backlog 1,000", rate(SHORT), 60_000.0, "tasks/s"),
         Goal::at_least("backlog 100,000", rate(MIDDLE), 60_000.0, "tasks/s"),
         Goal::at_least("backlog 1,000,000", rate(LONG), 60_000.0, "tasks/s"),
         Goal::at_least(
-            "slowest over fastest backlog",
-            slowest / fastest,
+            "CPU of the cheapest over that of the dearest length",
+            least / most,
             0.8,
             "times",
         ),
