@@ -83,7 +83,11 @@ pub enum AppError {
 }
 
 fn handed_back_text(count: usize, deadline: Duration) -> String {
-    let (messages, were) = if count == 1 { ("message", "was") } else { ("messages", "were") };
+    let (messages, were) = if count == 1 {
+        ("message", "was")
+    } else {
+        ("messages", "were")
+    };
     format!("{count} {messages} {were} still running after {deadline:?} and {were} handed back")
 }
 

@@ -77,9 +77,15 @@ mod tests {
         let thread = OwnThread::default();
         let id = || std::thread::current().id();
         let first = thread.run(id).await.expect("a thread").expect("no panic");
-        let panicked = thread.run(|| std::panic::panic_any("boom")).await.expect("a thread");
+        let panicked = thread
+            .run(|| std::panic::panic_any("boom"))
+            .await
+            .expect("a thread");
         assert!(panicked.is_err());
-        assert_eq!(thread.run(id).await.expect("a thread").expect("no panic"), first);
+        assert_eq!(
+            thread.run(id).await.expect("a thread").expect("no panic"),
+            first
+        );
     }
 
     #[tokio::test]
@@ -87,9 +93,16 @@ mod tests {
         let thread = OwnThread::default();
         let (release, held) = mpsc::channel::<()>();
         let stuck = thread.run(move || held.recv());
-        assert!(tokio::time::timeout(Duration::from_millis(20), stuck).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(20), stuck)
+                .await
+                .is_err()
+        );
         let next = tokio::time::timeout(Duration::from_secs(30), thread.run(|| 7)).await;
-        assert_eq!(next.expect("at once").expect("a thread").expect("no panic"), 7);
+        assert_eq!(
+            next.expect("at once").expect("a thread").expect("no panic"),
+            7
+        );
         drop(release);
     }
 }

@@ -38,7 +38,10 @@ pub(super) enum Stage {
 }
 
 /// One message in hand, or one batch.
-#[expect(clippy::struct_excessive_bools, reason = "independent facts of one entry, each looked at alone")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts of one entry, each looked at alone"
+)]
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) stage: Stage,

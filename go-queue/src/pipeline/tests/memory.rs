@@ -495,4 +495,3 @@ async fn a_rate_is_kept() {
     );
     lane.stop().await;
 }
-

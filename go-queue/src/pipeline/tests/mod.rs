@@ -190,12 +190,22 @@ impl FakeEnd {
 
     /// Forgets what was not handed out of an epoch.
     fn drop_epoch(&self, epoch: u32) {
-        self.0.lock().expect("unpoisoned").deliver.retain(|one| one.receipt.epoch != epoch);
+        self.0
+            .lock()
+            .expect("unpoisoned")
+            .deliver
+            .retain(|one| one.receipt.epoch != epoch);
     }
 
     /// What was not handed out.
     fn left(&self) -> Vec<u64> {
-        self.0.lock().expect("unpoisoned").deliver.iter().map(|one| one.receipt.token).collect()
+        self.0
+            .lock()
+            .expect("unpoisoned")
+            .deliver
+            .iter()
+            .map(|one| one.receipt.token)
+            .collect()
     }
 
     fn settled(&self) -> Vec<Settlement> {
@@ -318,4 +328,3 @@ fn scribe(
     };
     (Box::new(claims), log, turns)
 }
-

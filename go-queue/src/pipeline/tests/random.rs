@@ -26,7 +26,10 @@ enum Ending {
 #[derive(Clone, Debug)]
 enum Step {
     /// So many deliveries of random keys, of this epoch.
-    Deliver { epoch: u32, keys: Vec<u8> },
+    Deliver {
+        epoch: u32,
+        keys: Vec<u8>,
+    },
     Leaving(u32),
     Lost(u32),
     Pass(u64),
@@ -49,17 +52,23 @@ fn case() -> impl Strategy<Value = Case> {
         any::<bool>(),
         any::<bool>(),
         proptest::collection::vec(step(), 1..40),
-        prop_oneof![Just(Ending::Drained), Just(Ending::Quiet), Just(Ending::Abort)],
+        prop_oneof![
+            Just(Ending::Drained),
+            Just(Ending::Quiet),
+            Just(Ending::Abort)
+        ],
     )
-        .prop_map(|(concurrency, waiting, batch, claims, redeliver, steps, ending)| Case {
-            concurrency,
-            waiting,
-            batch,
-            claims,
-            redeliver,
-            steps,
-            ending,
-        })
+        .prop_map(
+            |(concurrency, waiting, batch, claims, redeliver, steps, ending)| Case {
+                concurrency,
+                waiting,
+                batch,
+                claims,
+                redeliver,
+                steps,
+                ending,
+            },
+        )
 }
 
 #[derive(Default)]
@@ -112,7 +121,11 @@ struct Running(Arc<Mutex<Seen>>, Vec<u64>);
 
 impl Running {
     fn begin(seen: &Arc<Mutex<Seen>>, all: &[(u64, u64, u32)]) -> Self {
-        let mut keys: Vec<u64> = all.iter().map(|(key, ..)| *key).filter(|key| *key != 0).collect();
+        let mut keys: Vec<u64> = all
+            .iter()
+            .map(|(key, ..)| *key)
+            .filter(|key| *key != 0)
+            .collect();
         keys.dedup();
         let mut state = seen.lock().expect("unpoisoned");
         state.running += 1;
@@ -148,12 +161,18 @@ impl Drop for Running {
 async fn play(case: Case) {
     let end = FakeEnd::default();
     let seen: Arc<Mutex<Seen>> = Arc::default();
-    let capabilities = Capabilities { redeliver: case.redeliver, ..TASKS };
+    let capabilities = Capabilities {
+        redeliver: case.redeliver,
+        ..TASKS
+    };
     let mut plan = plan(capabilities, script(seen.clone()));
     plan.concurrency = case.concurrency;
     plan.waiting = case.waiting;
     plan.retry = quick_retry(4);
-    plan.batch = case.batch.map(|(size, linger)| Batch { size, linger: Duration::from_millis(linger) });
+    plan.batch = case.batch.map(|(size, linger)| Batch {
+        size,
+        linger: Duration::from_millis(linger),
+    });
     let claims = case.claims.then(|| {
         let mut n = 0_u64;
         let (claims, ..) = scribe(move |ask| {
@@ -193,7 +212,9 @@ async fn play(case: Case) {
                     .collect();
                 end.add(deliveries);
             }
-            Step::Leaving(epoch) => end.notice(Notice::Leaving(epoch + 3 * generation[epoch as usize])),
+            Step::Leaving(epoch) => {
+                end.notice(Notice::Leaving(epoch + 3 * generation[epoch as usize]))
+            }
             Step::Lost(slot) => {
                 let epoch = slot + 3 * generation[slot as usize];
                 generation[slot as usize] += 1;
@@ -205,24 +226,35 @@ async fn play(case: Case) {
             Step::Pass(millis) => tokio::time::sleep(Duration::from_millis(millis)).await,
         }
         let in_hand = lane.status.in_hand();
-        assert!(in_hand <= case.concurrency + case.waiting, "{in_hand} in hand");
+        assert!(
+            in_hand <= case.concurrency + case.waiting,
+            "{in_hand} in hand"
+        );
     }
     match case.ending {
         Ending::Drained => {
-            lane.until("everything ends", |status| status.in_hand() == 0 && end.left().is_empty())
-                .await;
+            lane.until("everything ends", |status| {
+                status.in_hand() == 0 && end.left().is_empty()
+            })
+            .await;
             lane.control.quiet();
         }
         Ending::Quiet => lane.control.quiet(),
         Ending::Abort => lane.control.abort(),
     }
     let ended = tokio::time::timeout(Duration::from_secs(3600), lane.end).await;
-    ended.expect("the lane ends").expect("without a panic").expect("cleanly");
+    ended
+        .expect("the lane ends")
+        .expect("without a panic")
+        .expect("cleanly");
     let status = &lane.status;
     assert_eq!((status.in_hand(), status.running()), (0, 0));
     let mut settled: HashMap<u64, Vec<How>> = HashMap::new();
     for settlement in end.settled() {
-        settled.entry(settlement.receipt.token).or_default().push(settlement.how);
+        settled
+            .entry(settlement.receipt.token)
+            .or_default()
+            .push(settlement.how);
     }
     let left = end.left();
     for (token, (epoch, _)) in &sent {
@@ -230,7 +262,10 @@ async fn play(case: Case) {
         if left.contains(token) {
             assert_eq!(times, 0, "{token} was never delivered");
         } else if lost.contains(epoch) {
-            assert!(times <= 1, "{token} of a lost epoch was settled {times} times");
+            assert!(
+                times <= 1,
+                "{token} of a lost epoch was settled {times} times"
+            );
         } else {
             assert_eq!(times, 1, "{token} was settled as {:?}", settled.get(token));
         }
@@ -243,7 +278,11 @@ async fn play(case: Case) {
         return;
     }
     for (key, (_, tokens)) in &seen.keys {
-        let kept: Vec<u64> = tokens.iter().copied().filter(|t| !lost.contains(&sent[t].0)).collect();
+        let kept: Vec<u64> = tokens
+            .iter()
+            .copied()
+            .filter(|t| !lost.contains(&sent[t].0))
+            .collect();
         assert!(kept.is_sorted(), "key {key} started as {kept:?}");
     }
 }
