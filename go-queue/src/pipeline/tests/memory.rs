@@ -38,6 +38,9 @@ async fn every_task_is_run_and_acked_once() {
     assert!(seen.values().all(|runs| *runs == 1));
 }
 
+/// By key: whether one runs, and which came.
+type State = HashMap<u64, (bool, Vec<u64>)>;
+
 /// Fails some records at random, panics at some, and checks that each key is in order and never runs twice at a time.
 async fn keys_stay_in_order(concurrency: usize, waiting: usize, lanes: usize) {
     const KEYS: u64 = 40;
@@ -45,8 +48,6 @@ async fn keys_stay_in_order(concurrency: usize, waiting: usize, lanes: usize) {
     let engine = memory();
     let all = (0..KEYS * EACH).map(|n| record(n % KEYS, n)).collect();
     publish(&engine, all).await;
-    // By key: whether one runs, and which came.
-    type State = HashMap<u64, (bool, Vec<u64>)>;
     let state: Arc<Mutex<State>> = Arc::default();
     let running = Arc::new(AtomicUsize::new(0));
     let peak = Arc::new(AtomicUsize::new(0));

@@ -158,6 +158,24 @@ impl Drop for Running {
     }
 }
 
+/// A store that answers anything that it may answer.
+fn moody_store() -> Box<dyn Claims> {
+    let mut n = 0_u64;
+    let (claims, ..) = scribe(move |ask| {
+        n += 1;
+        match (&ask.what, n % 11) {
+            (AskWhat::Abandon, _) => None,
+            (_, 3) => Some(Verdict::Down(Duration::from_millis(n % 20))),
+            (AskWhat::Claim, 5) => Some(Verdict::Busy(Duration::from_millis(n % 15))),
+            (AskWhat::Claim, 7) => Some(Verdict::Done),
+            (AskWhat::Claim, _) => Some(Verdict::Fresh { attempt: 1 }),
+            (_, 9) => Some(Verdict::Lost),
+            _ => Some(Verdict::Stored),
+        }
+    });
+    claims
+}
+
 async fn play(case: Case) {
     let end = FakeEnd::default();
     let seen: Arc<Mutex<Seen>> = Arc::default();
@@ -173,29 +191,14 @@ async fn play(case: Case) {
         size,
         linger: Duration::from_millis(linger),
     });
-    let claims = case.claims.then(|| {
-        let mut n = 0_u64;
-        let (claims, ..) = scribe(move |ask| {
-            n += 1;
-            match (&ask.what, n % 11) {
-                (AskWhat::Abandon, _) => None,
-                (_, 3) => Some(Verdict::Down(Duration::from_millis(n % 20))),
-                (AskWhat::Claim, 5) => Some(Verdict::Busy(Duration::from_millis(n % 15))),
-                (AskWhat::Claim, 7) => Some(Verdict::Done),
-                (AskWhat::Claim, _) => Some(Verdict::Fresh { attempt: 1 }),
-                (_, 9) => Some(Verdict::Lost),
-                _ => Some(Verdict::Stored),
-            }
-        });
-        claims
-    });
+    let claims = case.claims.then(moody_store);
     let lane = Lane::over(plan, Box::new(end.clone()), claims);
     // Epochs that were lost are not used again: the number of a new one is its slot plus its generation.
     let mut generation = [0_u32; 3];
     let mut sent: HashMap<u64, (u32, u64)> = HashMap::new();
     let mut lost: Vec<u32> = Vec::new();
     let mut next = 0;
-    for step in case.steps {
+    for step in case.steps.clone() {
         match step {
             Step::Deliver { epoch, keys } => {
                 let epoch = epoch + 3 * generation[epoch as usize];
@@ -213,7 +216,7 @@ async fn play(case: Case) {
                 end.add(deliveries);
             }
             Step::Leaving(epoch) => {
-                end.notice(Notice::Leaving(epoch + 3 * generation[epoch as usize]))
+                end.notice(Notice::Leaving(epoch + 3 * generation[epoch as usize]));
             }
             Step::Lost(slot) => {
                 let epoch = slot + 3 * generation[slot as usize];
@@ -247,7 +250,18 @@ async fn play(case: Case) {
         .expect("the lane ends")
         .expect("without a panic")
         .expect("cleanly");
-    let status = &lane.status;
+    judge(&case, &lane.status, &end, &sent, &lost, &seen);
+}
+
+/// What must hold at the end.
+fn judge(
+    case: &Case,
+    status: &LaneStatus,
+    end: &FakeEnd,
+    sent: &HashMap<u64, (u32, u64)>,
+    lost: &[u32],
+    seen: &Mutex<Seen>,
+) {
     assert_eq!((status.in_hand(), status.running()), (0, 0));
     let mut settled: HashMap<u64, Vec<How>> = HashMap::new();
     for settlement in end.settled() {
@@ -257,7 +271,7 @@ async fn play(case: Case) {
             .push(settlement.how);
     }
     let left = end.left();
-    for (token, (epoch, _)) in &sent {
+    for (token, (epoch, _)) in sent {
         let times = settled.get(token).map_or(0, Vec::len);
         if left.contains(token) {
             assert_eq!(times, 0, "{token} was never delivered");
