@@ -111,7 +111,7 @@ async fn what_was_waiting_at_stop_comes_back_uncounted(stage: Stage) {
     assert_eq!((handed_back, deadline), (3, millis(50)));
     assert_eq!(
         error.to_string(),
-        "3 messages were still running after 50ms and handed back"
+        "3 messages were still running after 50ms and were handed back"
     );
     assert_eq!(Exit::from(Err(error)).code(), 3);
     assert!(
