@@ -76,6 +76,13 @@ impl Engines {
         all
     }
 
+    #[cfg_attr(
+        not(feature = "sqlite"),
+        expect(
+            clippy::unused_async,
+            reason = "only the SQLite engine needs time to open"
+        )
+    )]
     async fn get(&mut self, key: EngineKey, config: &Config) -> Result<Arc<dyn Engine>, AppError> {
         let kind = match key {
             EngineKey::Given(side) => {
@@ -135,6 +142,13 @@ impl Engines {
         Ok(engine)
     }
 
+    #[cfg_attr(
+        not(feature = "sqlite"),
+        expect(
+            clippy::unused_async,
+            reason = "only the SQLite engine needs time to open"
+        )
+    )]
     async fn claims(
         &mut self,
         scope: &str,
