@@ -18,6 +18,9 @@ const LAYERS: &[(&str, u8)] = &[
     // L1, contracts
     ("dedup", 1),
     ("engine", 1),
+    ("engine/dead", 1),
+    ("engine/error", 1),
+    ("engine/tasks", 1),
     ("handler", 1),
     ("middleware", 1),
     ("private", 1),

@@ -10,25 +10,30 @@
 //!
 //! These traits may change until 1.0.
 
+mod dead;
+mod error;
 pub mod memory;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+mod tasks;
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::time::Instant;
 
 use crate::delivery::{Delivery, Notice, Settlement};
 use crate::message::{Body, ContentType, Flags, Id};
 use crate::name::{Name, Place, Side};
 use crate::time::WallTime;
+
+pub use dead::{DeadLetter, DeadLetters, DeadQuery};
+pub use error::{EngineError, PublishError};
+pub use tasks::{Rescheduled, Revoked, TaskId, TaskIdError, Tasks};
 
 /// A future on the heap: one for each slice, never one for each message.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -343,201 +348,6 @@ pub trait Publish: Send + Sync {
     fn publish(&self, slice: Vec<Outgoing>) -> BoxFuture<'_, Vec<Result<Published, PublishError>>>;
 }
 
-/// Changes to tasks that have not started.
-pub trait Tasks: Send + Sync {
-    /// Takes tasks back. One truth for each, in order.
-    fn revoke(&self, tasks: Vec<TaskId>) -> BoxFuture<'_, Vec<Result<Revoked, EngineError>>>;
-
-    /// Moves tasks to another time. One truth for each, in order.
-    fn reschedule(
-        &self,
-        tasks: Vec<(TaskId, WallTime)>,
-    ) -> BoxFuture<'_, Vec<Result<Rescheduled, EngineError>>>;
-}
-
-/// What became of a revocation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Revoked {
-    /// It can no longer start anywhere.
-    Revoked,
-    /// It has been started and is not waiting for a retry: finished, or among the dead letters.
-    AlreadyRun,
-    /// It is in the hands of a worker now.
-    Running,
-    /// Not known here: never accepted, revoked before, or forgotten.
-    Unknown,
-}
-
-/// What became of a change of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rescheduled {
-    /// It is due at the new time.
-    Rescheduled,
-    /// It has been started and is not waiting for a retry.
-    AlreadyRun,
-    /// It is in the hands of a worker now.
-    Running,
-    /// Not known here.
-    Unknown,
-}
-
-/// Names one accepted task: what `send` returned, to revoke or reschedule it. Opaque; one string in logs and databases.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TaskId {
-    tube: Name,
-    id: Id,
-    token: Option<Arc<str>>,
-    existed: bool,
-}
-
-impl TaskId {
-    /// From what the engine confirmed.
-    pub fn new(tube: Name, published: &Published) -> Self {
-        Self {
-            tube,
-            id: published.id,
-            token: published.token.clone(),
-            existed: published.existed,
-        }
-    }
-
-    /// The tube it was sent to.
-    pub fn tube(&self) -> &Name {
-        &self.tube
-    }
-
-    /// Its id.
-    pub fn id(&self) -> Id {
-        self.id
-    }
-
-    /// What the engine wrote into it.
-    pub fn token(&self) -> Option<&str> {
-        self.token.as_deref()
-    }
-
-    /// Whether a task with this id was there already, so that nothing new was stored. Not part of the text form.
-    pub fn existed(&self) -> bool {
-        self.existed
-    }
-}
-
-impl fmt::Display for TaskId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.tube, self.id)?;
-        match &self.token {
-            Some(token) => write!(f, ":{token}"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// A text that is not a [`TaskId`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this is not a task id: it should look like `tube:01890a5d-ac96-774b-bcce-b302099a8057`")]
-pub struct TaskIdError;
-
-impl FromStr for TaskId {
-    type Err = TaskIdError;
-    fn from_str(text: &str) -> Result<Self, TaskIdError> {
-        let mut parts = text.splitn(3, ':');
-        let (Some(tube), Some(id)) = (parts.next(), parts.next()) else {
-            return Err(TaskIdError);
-        };
-        Ok(Self {
-            tube: Name::new(tube).map_err(|_| TaskIdError)?,
-            id: id.parse().map_err(|_| TaskIdError)?,
-            token: parts.next().map(Arc::from),
-            existed: false,
-        })
-    }
-}
-
-impl Serialize for TaskId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for TaskId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-/// A message that was set aside, with everything that is known of it.
-#[derive(Clone, Debug)]
-pub struct DeadLetter {
-    /// Names it among the dead letters of its engine; lists are in this order.
-    pub cursor: u64,
-    /// Where it came from.
-    pub place: Place,
-    /// The group that gave it up; `None` for a tube.
-    pub group: Option<Name>,
-    /// The handler that gave it up.
-    pub handler: Arc<str>,
-    /// Its id.
-    pub id: Id,
-    /// Key, headers and payload as they were.
-    pub body: Body,
-    /// Null key, null payload, malformed.
-    pub flags: Flags,
-    /// How the payload is encoded.
-    pub content: ContentType,
-    /// How often it was started.
-    pub attempts: u32,
-    /// Why, at most 1 KB, control characters escaped.
-    pub reason: Arc<str>,
-    /// When it was accepted.
-    pub at: WallTime,
-    /// When it was set aside.
-    pub died: WallTime,
-}
-
-/// Which dead letters. The default is the first page of all.
-#[derive(Clone, Debug)]
-pub struct DeadQuery {
-    /// Only of this tube or topic.
-    pub place: Option<Place>,
-    /// Only of this group.
-    pub group: Option<Name>,
-    /// Only behind this [`DeadLetter::cursor`].
-    pub after: Option<u64>,
-    /// At most so many; engines cap it at 1000, which is the default.
-    pub limit: usize,
-}
-
-impl Default for DeadQuery {
-    fn default() -> Self {
-        Self {
-            place: None,
-            group: None,
-            after: None,
-            limit: 1000,
-        }
-    }
-}
-
-/// The dead letters of an engine, for people and their tools.
-pub trait DeadLetters: Send + Sync {
-    /// A page of them, in the order of their cursors.
-    fn list(&self, query: DeadQuery) -> BoxFuture<'_, Result<Vec<DeadLetter>, EngineError>>;
-
-    /// One of them.
-    fn show(&self, cursor: u64) -> BoxFuture<'_, Result<Option<DeadLetter>, EngineError>>;
-
-    /// Makes them deliverable again, with the same id and attempt 1, to the group that gave them up. Answers how many of
-    /// them were there.
-    fn replay(&self, cursors: Vec<u64>) -> BoxFuture<'_, Result<usize, EngineError>>;
-
-    /// Removes them for good. Answers how many of them were there.
-    fn purge(&self, cursors: Vec<u64>) -> BoxFuture<'_, Result<usize, EngineError>>;
-
-    /// How many there are; `None` counts all places.
-    fn count(&self, place: Option<Place>) -> BoxFuture<'_, Result<u64, EngineError>>;
-}
-
 /// How a topic is kept by the engines that keep it themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicConfig {
@@ -560,132 +370,4 @@ impl Default for TopicConfig {
             drop_unread: false,
         }
     }
-}
-
-/// Why an engine cannot do what was asked.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum EngineError {
-    /// The engine does not serve this.
-    #[error("the {engine} engine cannot {what}")]
-    Unsupported {
-        /// Which engine.
-        engine: &'static str,
-        /// What was asked, as a verb phrase.
-        what: String,
-    },
-    /// The store or server cannot be used as it is; waiting does not help.
-    #[error("the {engine} engine cannot {what}: {why}")]
-    Unusable {
-        /// Which engine.
-        engine: &'static str,
-        /// What was tried, as a verb phrase with the place (`open /data/x.db`).
-        what: String,
-        /// What is wrong and what to do.
-        why: Arc<str>,
-    },
-    /// It did not work this time; waiting may help.
-    #[error("the {engine} engine could not {what}: {why}")]
-    Unavailable {
-        /// Which engine.
-        engine: &'static str,
-        /// What was tried, as a verb phrase.
-        what: String,
-        /// What was in the way.
-        why: Arc<str>,
-    },
-    /// The engine was closed.
-    #[error("the {engine} engine is closed")]
-    Closed {
-        /// Which engine.
-        engine: &'static str,
-    },
-}
-
-impl EngineError {
-    /// Whether waiting may help.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
-    }
-}
-
-/// Why a message was not accepted.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PublishError {
-    /// Larger than every engine takes; see the limits in the guide.
-    #[error("a message for {place} has {size} bytes, the limit is {limit}")]
-    TooLarge {
-        /// Where it should have gone.
-        place: Place,
-        /// Bytes with the envelope.
-        size: usize,
-        /// Bytes allowed.
-        limit: usize,
-    },
-    /// The store has reached its quota, or the disk is full. Nothing was stored; consumers go on.
-    #[error("the {engine} engine is full: {why}")]
-    Full {
-        /// Which engine.
-        engine: &'static str,
-        /// Which limit, and how to raise it.
-        why: Arc<str>,
-    },
-    /// Fewer nodes confirmed than asked. The message may run.
-    #[error("{confirmed} of {wanted} nodes confirmed the message in time")]
-    UnderReplicated {
-        /// Confirmations.
-        confirmed: usize,
-        /// Confirmations asked.
-        wanted: usize,
-    },
-    /// The engine could not be reached or failed; nothing was stored, unless `maybe_stored`.
-    #[error("the {engine} engine did not accept the message: {why}")]
-    Unavailable {
-        /// Which engine.
-        engine: &'static str,
-        /// What was in the way.
-        why: Arc<str>,
-        /// The answer was lost, not the message: it may be stored.
-        maybe_stored: bool,
-    },
-    /// The engine does not serve this place, or not with a delay.
-    #[error("the {engine} engine cannot {what}")]
-    Unsupported {
-        /// Which engine.
-        engine: &'static str,
-        /// What was asked, as a verb phrase.
-        what: String,
-    },
-    /// The due time is beyond the year 2262.
-    #[error("a delay of {delay:?} ends beyond the year 2262")]
-    DelayOutOfRange {
-        /// The delay asked.
-        delay: Duration,
-    },
-    /// The payload could not be encoded.
-    #[error("the payload for {place} could not be encoded: {why}")]
-    Encode {
-        /// Where it should have gone.
-        place: Place,
-        /// What the encoder said.
-        why: Arc<str>,
-    },
-    /// The tube or topic has a name that is none.
-    #[error("`{name}` is not a name of a tube or topic: {error}")]
-    Name {
-        /// The beginning of the name, control characters escaped.
-        name: String,
-        /// What is wrong with it.
-        error: crate::name::NameError,
-    },
-    /// A header has no place in the format.
-    #[error("a header cannot be sent: {0}")]
-    Header(#[from] crate::message::HeadersError),
-    /// The engine was closed.
-    #[error("the {engine} engine is closed")]
-    Closed {
-        /// Which engine.
-        engine: &'static str,
-    },
 }

@@ -1,100 +1,17 @@
-//! The producing face: typed builders that end in `.send(&producer)`, and the [`Producer`] that routes them to engines.
+//! Messages that are ready to be sent: what the typed builders gather, and how it becomes what an engine takes.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::marker::PhantomData;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::engine::{
-    DEFAULT_PRIORITY, Engine, EngineError, Outgoing, Publish, PublishError, Published, Rescheduled,
-    Revoked, TaskId,
-};
-use crate::handler::extract::Rejection;
+use crate::engine::{DEFAULT_PRIORITY, Outgoing, PublishError, Published, TaskId};
 use crate::handler::payload::Produce;
-use crate::handler::{Context, Env, FromContext, Kind, Missing};
 use crate::message::{Body, ContentType, Flags, Id, headers};
 use crate::name::{Name, Place};
 use crate::outcome::Chain;
 use crate::time::{Clock, WallTime};
 
-/// A tube with its payload type, for services that do not link the handlers:
-/// `pub const REMINDERS: Tube<Reminder> = Tube::new("reminders");`
-pub struct Tube<T: ?Sized>(&'static str, PhantomData<fn(&T)>);
-
-/// A topic with its payload type, for services that do not link the handlers.
-pub struct Topic<T: ?Sized>(&'static str, PhantomData<fn(&T)>);
-
-macro_rules! typed_place {
-    ($type:ident) => {
-        impl<T: ?Sized> $type<T> {
-            /// Names it. In a `const`, a bad name is a compile error.
-            ///
-            /// # Panics
-            /// If the name breaks the rule of [`check_name`](crate::name::check_name) and this is not in a `const`.
-            pub const fn new(name: &'static str) -> Self {
-                let _checked = Name::literal(name);
-                // `Name` has a destructor that cannot run in a const.
-                std::mem::forget(_checked);
-                Self(name, PhantomData)
-            }
-
-            /// Its name.
-            pub const fn name(&self) -> &'static str {
-                self.0
-            }
-        }
-
-        impl<T: ?Sized> Clone for $type<T> {
-            fn clone(&self) -> Self {
-                *self
-            }
-        }
-
-        impl<T: ?Sized> Copy for $type<T> {}
-
-        impl<T: ?Sized> fmt::Debug for $type<T> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.debug_tuple(stringify!($type)).field(&self.0).finish()
-            }
-        }
-    };
-}
-
-typed_place!(Tube);
-typed_place!(Topic);
-
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "a payload is handed over; a borrow would put `&` into every call"
-)]
-impl<T: Produce> Tube<T> {
-    /// A task to run as soon as possible.
-    pub fn now(&self, payload: T) -> Enqueue {
-        Enqueue::new(self.0, &payload)
-    }
-
-    /// A task to run after this time.
-    pub fn delay(&self, payload: T, delay: Duration) -> Enqueue {
-        Enqueue::new(self.0, &payload).after(delay)
-    }
-
-    /// A task to run at this time; in the past means now.
-    pub fn at(&self, payload: T, at: SystemTime) -> Enqueue {
-        Enqueue::new(self.0, &payload).not_before(at)
-    }
-}
-
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "a payload is handed over; a borrow would put `&` into every call"
-)]
-impl<T: Produce> Topic<T> {
-    /// A record for the end of the log.
-    pub fn push(&self, payload: T) -> Push {
-        Push::new(self.0, &payload)
-    }
-}
+use super::{Producer, Route};
+use sealed::Sealed;
 
 #[derive(Clone, Debug)]
 struct Parcel {
@@ -395,7 +312,7 @@ fn first(
         .unwrap_or(Err(PublishError::Closed { engine }))
 }
 
-mod sealed {
+pub(super) mod sealed {
     use super::{Enqueue, Outgoing, Producer, PublishError, Published, Push, Route};
     use crate::name::Place;
 
@@ -451,8 +368,6 @@ mod sealed {
     }
 }
 
-use sealed::Sealed;
-
 /// What [`Producer::send_all`] takes: [`Enqueue`] and [`Push`].
 pub trait Sendable: Sealed {}
 impl Sendable for Enqueue {}
@@ -464,255 +379,4 @@ fn checked(name: &'static str) -> Result<Name, PublishError> {
         name: name.escape_debug().take(80).collect(),
         error,
     })
-}
-
-/// One engine as the producer sees it.
-#[derive(Clone)]
-pub struct Route {
-    name: &'static str,
-    engine: Arc<dyn Engine>,
-    publish: Arc<dyn Publish>,
-    priority: Option<u32>,
-}
-
-impl fmt::Debug for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Route").field(&self.name).finish()
-    }
-}
-
-impl Route {
-    /// Through this engine.
-    pub fn new(engine: Arc<dyn Engine>) -> Self {
-        Self {
-            name: engine.name(),
-            publish: engine.publisher(),
-            engine,
-            priority: None,
-        }
-    }
-
-    /// The priority of tasks that do not say one.
-    #[must_use]
-    pub fn with_priority(mut self, priority: Option<u32>) -> Self {
-        self.priority = priority;
-        self
-    }
-}
-
-/// Which engine serves which place.
-#[derive(Clone, Debug, Default)]
-pub struct Routes {
-    /// For tubes that are not named in `places`.
-    pub tasks: Option<Route>,
-    /// For topics that are not named in `places`.
-    pub topics: Option<Route>,
-    /// For single tubes and topics.
-    pub places: HashMap<Place, Route>,
-}
-
-/// Sends tasks and records. Cheap to clone; one for a whole program. Handlers take it as a parameter.
-#[derive(Clone)]
-pub struct Producer(Arc<Inner>);
-
-struct Inner {
-    clock: Clock,
-    routes: OnceLock<Routes>,
-}
-
-impl fmt::Debug for Producer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Producer")
-            .field(&self.0.routes.get())
-            .finish()
-    }
-}
-
-impl Producer {
-    /// A producer over these engines.
-    pub fn new(clock: Clock, routes: Routes) -> Self {
-        Self(Arc::new(Inner {
-            clock,
-            routes: OnceLock::from(routes),
-        }))
-    }
-
-    /// A producer that is connected later: what handlers are bound to before the engines are opened.
-    pub(crate) fn unconnected(clock: Clock) -> Self {
-        Self(Arc::new(Inner {
-            clock,
-            routes: OnceLock::new(),
-        }))
-    }
-
-    /// Connects it; a second call has no effect.
-    pub(crate) fn connect(&self, routes: Routes) {
-        let _ = self.0.routes.set(routes);
-    }
-
-    fn route(&self, place: &Place) -> Result<&Route, PublishError> {
-        let unserved = || PublishError::Unsupported {
-            engine: "configured",
-            what: format!("take messages for {place}: no engine is configured for it"),
-        };
-        let routes = self.0.routes.get().ok_or_else(unserved)?;
-        let side = match place {
-            Place::Tube(_) => &routes.tasks,
-            Place::Topic(_) => &routes.topics,
-        };
-        routes
-            .places
-            .get(place)
-            .or(side.as_ref())
-            .ok_or_else(unserved)
-    }
-
-    /// The engine of the first of these places, if what it accepts ends with this process.
-    pub(crate) fn loses_at_exit(
-        &self,
-        side: crate::name::Side,
-        names: &[&'static str],
-    ) -> Option<&'static str> {
-        let name = Name::new(names.first()?).ok()?;
-        let place = match side {
-            crate::name::Side::Tasks => Place::Tube(name),
-            crate::name::Side::Topics => Place::Topic(name),
-        };
-        let route = self.route(&place).ok()?;
-        (!route.engine.capabilities(side).durable).then_some(route.name)
-    }
-
-    /// Sends many with one completion for each thousand; one result for each, in order. Those that cannot be sent do not
-    /// hold the others up.
-    ///
-    /// # Cancel safety
-    /// If the future is dropped, those that were handed over may or may not be stored.
-    pub async fn send_all<S: Sendable>(
-        &self,
-        all: impl IntoIterator<Item = S>,
-    ) -> Vec<Result<S::Receipt, PublishError>> {
-        const SLICE: usize = 1000;
-        let mut results = Vec::new();
-        let mut slice: Vec<(usize, Outgoing)> = Vec::new();
-        let mut engine: Option<Route> = None;
-        for item in all {
-            let position = results.len();
-            let (route, outgoing) = match item.ready(self) {
-                Ok(ready) => ready,
-                Err(error) => {
-                    results.push(Some(Err(error)));
-                    continue;
-                }
-            };
-            results.push(None);
-            let same = engine
-                .as_ref()
-                .is_some_and(|e| Arc::ptr_eq(&e.engine, &route.engine));
-            if !same || slice.len() == SLICE {
-                if let Some(engine) = &engine {
-                    publish_slice::<S>(engine, &mut slice, &mut results).await;
-                }
-                engine = Some(route.clone());
-            }
-            slice.push((position, outgoing));
-        }
-        if let Some(engine) = &engine {
-            publish_slice::<S>(engine, &mut slice, &mut results).await;
-        }
-        let unanswered = || {
-            Err(PublishError::Closed {
-                engine: "configured",
-            })
-        };
-        results
-            .into_iter()
-            .map(|result| result.unwrap_or_else(unanswered))
-            .collect()
-    }
-
-    /// Takes a task back. Answers the truth.
-    ///
-    /// # Errors
-    /// If the engine cannot tell now.
-    ///
-    /// # Cancel safety
-    /// If the future is dropped the task may or may not have been taken back.
-    pub async fn revoke(&self, task: &TaskId) -> Result<Revoked, EngineError> {
-        let tasks = self.tasks(task)?;
-        let answers = tasks.revoke(vec![task.clone()]).await;
-        answers
-            .into_iter()
-            .next()
-            .unwrap_or(Err(EngineError::Closed {
-                engine: "configured",
-            }))
-    }
-
-    /// Moves a task that has not started to another time.
-    ///
-    /// # Errors
-    /// If the engine cannot tell now, or the time is beyond the year 2262.
-    ///
-    /// # Cancel safety
-    /// If the future is dropped the task may or may not have been moved.
-    pub async fn reschedule(
-        &self,
-        task: &TaskId,
-        at: SystemTime,
-    ) -> Result<Rescheduled, EngineError> {
-        let tasks = self.tasks(task)?;
-        let due = WallTime::from_system(at).ok_or_else(|| EngineError::Unsupported {
-            engine: "configured",
-            what: "move a task beyond the year 2262".to_owned(),
-        })?;
-        let answers = tasks.reschedule(vec![(task.clone(), due)]).await;
-        answers
-            .into_iter()
-            .next()
-            .unwrap_or(Err(EngineError::Closed {
-                engine: "configured",
-            }))
-    }
-
-    fn tasks(&self, task: &TaskId) -> Result<Arc<dyn crate::engine::Tasks>, EngineError> {
-        let unsupported = |engine| EngineError::Unsupported {
-            engine,
-            what: format!("revoke or reschedule tasks of tube `{}`", task.tube()),
-        };
-        let place = Place::Tube(task.tube().clone());
-        let route = self.route(&place).map_err(|_| unsupported("configured"))?;
-        route.engine.tasks().ok_or_else(|| unsupported(route.name))
-    }
-}
-
-async fn publish_slice<S: Sendable>(
-    engine: &Route,
-    slice: &mut Vec<(usize, Outgoing)>,
-    results: &mut [Option<Result<S::Receipt, PublishError>>],
-) {
-    let (positions, outgoing): (Vec<_>, Vec<_>) = slice.drain(..).unzip();
-    let places: Vec<_> = outgoing.iter().map(|one| one.place.clone()).collect();
-    let answers = engine.publish.publish(outgoing).await;
-    for ((position, place), answer) in positions.into_iter().zip(places).zip(answers) {
-        results[position] = Some(answer.map(|published| S::done(place, &published)));
-    }
-}
-
-#[diagnostic::do_not_recommend]
-impl<K: Kind> FromContext<K> for Producer {
-    type Plan = Producer;
-
-    fn plan(env: &Env) -> Result<Producer, Missing> {
-        env.get::<Producer>().cloned().ok_or_else(|| Missing {
-            parameter: "Producer".to_owned(),
-            remedy: "run the handler in an app, or put a producer into the environment".to_owned(),
-        })
-    }
-
-    fn extract<'a>(
-        plan: &'a Producer,
-        _: &'a Context,
-    ) -> impl Future<Output = Result<Self, Rejection>> + Send + 'a {
-        std::future::ready(Ok(plan.clone()))
-    }
 }
