@@ -44,6 +44,8 @@ pub struct Report {
     pub repeated: usize,
     /// Runs that began after the message had been finished. What a user calls a duplicate.
     pub doubled: usize,
+    /// Second runs by a process that stood still, lost its lease, and began before it knew.
+    pub late_starts: usize,
     /// For each killed process that caused any: how many messages ran again because of it.
     pub repeated_by_kill: Vec<usize>,
     /// For each killed process that caused any: how many finished messages ran again because of it.
@@ -128,6 +130,19 @@ impl Run {
             return Cause::Stopped;
         }
         Cause::None
+    }
+
+    /// Whether it began just after its process had stood still, on a delivery from before: its lease was lost meanwhile, which the
+    /// process could not know yet. `other` ran in between.
+    fn is_late_start(&self, other: &Self, fates: &HashMap<u32, Fate>) -> bool {
+        let settle = nanos(SETTLE_WITHIN);
+        fates.get(&self.process).is_some_and(|fate| {
+            fate.stopped.iter().any(|(from, to)| {
+                (*from..=*to).contains(&other.start)
+                    && *to <= self.start
+                    && self.start <= to.saturating_add(settle)
+            })
+        })
     }
 
     /// When nobody worked on it any more; never, if it is still going on.
@@ -259,6 +274,7 @@ impl Report {
                         *repeated_by.entry(run.process).or_default() += 1;
                         *doubled_by.entry(run.process).or_default() += usize::from(doubled);
                     }
+                    Cause::None if next.is_late_start(run, fates) => self.late_starts += 1,
                     Cause::None => self.unexplained.push(format!(
                         "{name}: attempt {} in {} ({:?}, began at {}), then attempt {} in {} (began at {})",
                         run.attempt,
@@ -601,6 +617,23 @@ mod tests {
         ]);
         report.assert_kept();
         assert_eq!(report.repeated, 1);
+    }
+
+    #[test]
+    fn a_late_start_after_standing_still_is_explained_and_counted() {
+        let journals = |stop: &'static [&'static str]| {
+            report(&[
+                SENT,
+                ("driver", stop),
+                ("b", &["5 start x 2 2", "6 finish x 2 2"]),
+                ("a", &["9.1 start x 1 1", "9.2 finish x 1 1"]),
+            ])
+        };
+        let late = journals(&["2 stop a", "9 cont a"]);
+        late.assert_kept();
+        assert_eq!((late.late_starts, late.doubled), (1, 1));
+        // It was awake while the other ran: that is no excuse.
+        assert_eq!(journals(&["2 stop a", "4 cont a"]).unexplained.len(), 1);
     }
 
     #[test]
