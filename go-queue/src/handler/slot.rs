@@ -93,7 +93,8 @@ where
 
     /// The frame, alone. If user code has kept a clone alive (a thread that outlived its run), there is a new one.
     fn own_frame(&mut self) -> &mut Frame<H> {
-        if Arc::get_mut(&mut self.frame).is_none() {
+        // There are no weak references, so one strong one is ours alone; a load is cheaper than `get_mut`, which locks.
+        if Arc::strong_count(&self.frame) != 1 {
             let fresh = Frame {
                 cx: Context::new(self.frame.cx.about().clone()),
                 handler: self.frame.handler.clone(),
@@ -101,6 +102,14 @@ where
             self.frame = Arc::new(fresh);
         }
         Arc::get_mut(&mut self.frame).expect("nobody else has a frame that was just made")
+    }
+
+    #[cold]
+    fn end_in_panic(&mut self, panic: Box<dyn Any + Send>) -> Poll<Outcome> {
+        let outcome = panicked(&*panic);
+        drop_quietly(panic);
+        self.drop_future();
+        Poll::Ready(outcome)
     }
 
     fn drop_future(&mut self) {
@@ -126,36 +135,18 @@ where
     }
 
     fn start(&mut self, cx: &mut task::Context<'_>) -> Poll<Outcome> {
-        let (frame, make) = (self.frame.clone(), &self.make);
-        match catch_unwind(AssertUnwindSafe(|| make(frame))) {
-            Ok(future) => self.future.set(Some(future)),
-            Err(panic) => return Poll::Ready(panicked(&*panic)),
-        }
-        self.poll(cx)
+        let (frame, make, future) = (self.frame.clone(), &self.make, &mut self.future);
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            future.set(Some(make(frame)));
+            poll_in_place(future, cx)
+        }));
+        polled.unwrap_or_else(|panic| self.end_in_panic(panic))
     }
 
     fn poll(&mut self, cx: &mut task::Context<'_>) -> Poll<Outcome> {
         let future = &mut self.future;
-        let polled = catch_unwind(AssertUnwindSafe(|| {
-            // None: a wake for a run that is over.
-            let polled = future
-                .as_mut()
-                .as_pin_mut()
-                .map_or(Poll::Pending, |run| run.poll(cx));
-            if polled.is_ready() {
-                future.set(None);
-            }
-            polled
-        }));
-        match polled {
-            Ok(polled) => polled,
-            Err(panic) => {
-                let outcome = panicked(&*panic);
-                drop_quietly(panic);
-                self.drop_future();
-                Poll::Ready(outcome)
-            }
-        }
+        let polled = catch_unwind(AssertUnwindSafe(|| poll_in_place(future, cx)));
+        polled.unwrap_or_else(|panic| self.end_in_panic(panic))
     }
 
     fn clear(&mut self) {
@@ -165,6 +156,22 @@ where
     fn context(&self) -> &Context {
         &self.frame.cx
     }
+}
+
+/// Polls the run and drops it when it is over. Without one it was a wake for a run that is over.
+#[inline]
+fn poll_in_place<F: Future<Output = Outcome>>(
+    future: &mut Pin<Box<Option<F>>>,
+    cx: &mut task::Context<'_>,
+) -> Poll<Outcome> {
+    let polled = match future.as_mut().as_pin_mut() {
+        Some(run) => run.poll(cx),
+        None => return Poll::Pending,
+    };
+    if polled.is_ready() {
+        future.set(None);
+    }
+    polled
 }
 
 /// The outcome of a panic: an error, like any other.

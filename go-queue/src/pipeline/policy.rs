@@ -117,6 +117,7 @@ fn dead(plan: &Plan, reason: Arc<str>, attempts: u32) -> Decision {
 }
 
 /// What is decided without a run. `None`: it may start.
+#[inline]
 pub fn preflight(
     plan: &Plan,
     message: &Message,

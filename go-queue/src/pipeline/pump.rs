@@ -327,6 +327,7 @@ impl Pump {
         self.turn.deliver = deliver;
     }
 
+    #[inline]
     fn accept(&mut self, delivery: Delivery) {
         if self.phase != Phase::Open {
             // An engine that delivers after quiet gets it back.
@@ -370,6 +371,7 @@ impl Pump {
     }
 
     /// The short way: nothing is in front of this message. If its handler is ready at once, it never becomes an entry.
+    #[inline]
     fn start_at_once(&mut self, delivery: Delivery) {
         let index = self.place();
         let early = self.preflight(&delivery);
@@ -388,6 +390,8 @@ impl Pump {
             place.slot.start(&mut Context::from_waker(&place.waker))
         };
         if let Poll::Ready(Outcome::Done) = polled {
+            // It holds nothing; what would look for something to drop is saved.
+            std::mem::forget(polled);
             self.counts.done += 1;
             self.turn.settle.push(Settlement {
                 receipt,
@@ -446,10 +450,16 @@ impl Pump {
     }
 
     /// A free running place, the warmest first, or a new one.
+    #[inline]
     fn place(&mut self) -> u32 {
-        if let Some(index) = self.idle.pop() {
-            return index;
+        match self.idle.pop() {
+            Some(index) => index,
+            None => self.new_place(),
         }
+    }
+
+    #[cold]
+    fn new_place(&mut self) -> u32 {
         let index = self.places.len();
         self.places.push(Place {
             slot: Arc::clone(&self.plan.handle).slot(),

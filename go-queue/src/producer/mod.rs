@@ -3,18 +3,26 @@
 mod parcel;
 mod places;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::SystemTime;
 
 use crate::engine::{
-    Engine, EngineError, Outgoing, Publish, PublishError, Rescheduled, Revoked, TaskId,
+    BoxFuture, Engine, EngineError, Outgoing, Publish, PublishError, Published, Rescheduled,
+    Revoked, TaskId,
 };
 use crate::handler::extract::Rejection;
 use crate::handler::{Context, Env, FromContext, Kind, Missing};
 use crate::name::{Name, Place};
 use crate::time::{Clock, WallTime};
+
+/// So many messages of `send_all` have one completion.
+const SLICE: usize = 1000;
+/// So many slices of `send_all` are under way beside the one that is being filled.
+const SLICES: usize = 2;
 
 pub use parcel::{Enqueue, Push, Pushed, Sendable};
 pub use places::{Topic, Tube};
@@ -135,7 +143,7 @@ impl Producer {
         (!route.engine.capabilities(side).durable).then_some(route.name)
     }
 
-    /// Sends many with one completion for each thousand; one result for each, in order. Those that cannot be sent do not
+    /// Sends many with one completion for each thousand, two or three of them under way at a time; one result for each, in order. Those that cannot be sent do not
     /// hold the others up.
     ///
     /// # Cancel safety
@@ -144,10 +152,10 @@ impl Producer {
         &self,
         all: impl IntoIterator<Item = S>,
     ) -> Vec<Result<S::Receipt, PublishError>> {
-        const SLICE: usize = 1000;
         let mut results = Vec::new();
         let mut slice: Vec<(usize, Outgoing)> = Vec::new();
-        let mut engine: Option<Route> = None;
+        let mut engine: Option<&Route> = None;
+        let mut under_way: VecDeque<UnderWay<'_>> = VecDeque::new();
         for item in all {
             let position = results.len();
             let (route, outgoing) = match item.ready(self) {
@@ -158,19 +166,23 @@ impl Producer {
                 }
             };
             results.push(None);
-            let same = engine
-                .as_ref()
-                .is_some_and(|e| Arc::ptr_eq(&e.engine, &route.engine));
-            if !same || slice.len() == SLICE {
-                if let Some(engine) = &engine {
-                    publish_slice::<S>(engine, &mut slice, &mut results).await;
+            let same = engine.is_some_and(|e| Arc::ptr_eq(&e.engine, &route.engine));
+            if let Some(engine) = engine.filter(|_| !same || slice.len() == SLICE) {
+                under_way.push_back(UnderWay::begin(engine, &mut slice).await);
+                if under_way.len() > SLICES
+                    && let Some(first) = under_way.pop_front()
+                {
+                    first.end::<S>(&mut results).await;
                 }
-                engine = Some(route.clone());
             }
+            engine = Some(route);
             slice.push((position, outgoing));
         }
-        if let Some(engine) = &engine {
-            publish_slice::<S>(engine, &mut slice, &mut results).await;
+        if let Some(engine) = engine {
+            under_way.push_back(UnderWay::begin(engine, &mut slice).await);
+        }
+        for slice in under_way {
+            slice.end::<S>(&mut results).await;
         }
         let unanswered = || {
             Err(PublishError::Closed {
@@ -238,16 +250,39 @@ impl Producer {
     }
 }
 
-async fn publish_slice<S: Sendable>(
-    engine: &Route,
-    slice: &mut Vec<(usize, Outgoing)>,
-    results: &mut [Option<Result<S::Receipt, PublishError>>],
-) {
-    let (positions, outgoing): (Vec<_>, Vec<_>) = slice.drain(..).unzip();
-    let places: Vec<_> = outgoing.iter().map(|one| one.place.clone()).collect();
-    let answers = engine.publish.publish(outgoing).await;
-    for ((position, place), answer) in positions.into_iter().zip(places).zip(answers) {
-        results[position] = Some(answer.map(|published| S::done(place, &published)));
+type Answers = Vec<Result<Published, PublishError>>;
+
+/// A slice that an engine was given: the next is encoded while this one is stored.
+struct UnderWay<'a> {
+    /// Where in the results each belongs, and where it went.
+    sent: Vec<(usize, Place)>,
+    answers: Result<Answers, BoxFuture<'a, Answers>>,
+}
+
+impl<'a> UnderWay<'a> {
+    /// Hands the slice over: engines take it at the first poll.
+    async fn begin(engine: &'a Route, slice: &mut Vec<(usize, Outgoing)>) -> Self {
+        let (positions, outgoing): (Vec<_>, Vec<_>) = slice.drain(..).unzip();
+        let places = outgoing.iter().map(|one| one.place.clone());
+        let sent = positions.into_iter().zip(places).collect();
+        let mut future = engine.publish.publish(outgoing);
+        let first = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
+        let answers = match first {
+            Poll::Ready(answers) => Ok(answers),
+            Poll::Pending => Err(future),
+        };
+        Self { sent, answers }
+    }
+
+    /// Waits for the answers and puts each where it belongs.
+    async fn end<S: Sendable>(self, results: &mut [Option<Result<S::Receipt, PublishError>>]) {
+        let answers = match self.answers {
+            Ok(answers) => answers,
+            Err(future) => future.await,
+        };
+        for ((position, place), answer) in self.sent.into_iter().zip(answers) {
+            results[position] = Some(answer.map(|published| S::done(place, &published)));
+        }
     }
 }
 
