@@ -358,6 +358,7 @@ impl Pump {
         }
     }
 
+    #[inline]
     fn preflight(&self, delivery: &Delivery) -> Option<Outcome> {
         policy::preflight(&self.plan, &delivery.message, || self.plan.clock.now())
     }

@@ -16,6 +16,4 @@ async fn seven(id: u64) {
     drop(id);
 }
 
-const EMAILS: Tube<String> = Tube::new("e-mails!");
-
 fn main() {}
