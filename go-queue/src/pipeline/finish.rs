@@ -19,12 +19,33 @@ impl Pump {
     /// A run has ended with this outcome.
     pub(super) fn finish(&mut self, ticket: u32, outcome: Outcome) {
         self.runs.remove(&mut self.table, ticket);
-        self.table[ticket].ending = false;
-        if self.table[ticket].more.is_empty() {
+        let entry = &mut self.table[ticket];
+        entry.ending = false;
+        if entry.more.is_empty() {
+            if outcome == Outcome::Done && !entry.claimed {
+                self.finish_plainly(ticket);
+                return;
+            }
             self.finish_one(ticket, &outcome);
         } else {
             self.finish_batch(ticket, outcome);
         }
+    }
+
+    /// The common end, without the detours of all others: done, one message, nobody to tell but the engine.
+    fn finish_plainly(&mut self, ticket: u32) {
+        self.counts.done += 1;
+        self.in_hand -= 1;
+        let entry = &self.table[ticket];
+        if !entry.lost {
+            self.turn.settle.push(Settlement {
+                receipt: entry.receipt,
+                how: How::Ack,
+            });
+        }
+        self.leave_place(ticket);
+        self.pass_key_on(ticket);
+        self.table.free(ticket);
     }
 
     fn finish_one(&mut self, ticket: u32, outcome: &Outcome) {

@@ -374,7 +374,7 @@ impl Pump {
     /// The short way: nothing is in front of this message. If its handler is ready at once, it never becomes an entry.
     #[inline]
     fn start_at_once(&mut self, delivery: Delivery) {
-        let index = self.place();
+        let index = self.next_place();
         let early = self.preflight(&delivery);
         let Delivery {
             message,
@@ -398,9 +398,9 @@ impl Pump {
                 receipt,
                 how: How::Ack,
             });
-            self.idle.push(index);
             return;
         }
+        self.idle.pop();
         let ticket = self
             .table
             .take(Stage::Running, order, receipt, self.turn.now);
@@ -453,8 +453,16 @@ impl Pump {
     /// A free running place, the warmest first, or a new one.
     #[inline]
     fn place(&mut self) -> u32 {
-        match self.idle.pop() {
-            Some(index) => index,
+        let index = self.next_place();
+        self.idle.pop();
+        index
+    }
+
+    /// The place that [`Pump::place`] would take, left where it is.
+    #[inline]
+    fn next_place(&mut self) -> u32 {
+        match self.idle.last() {
+            Some(index) => *index,
             None => self.new_place(),
         }
     }
@@ -468,7 +476,9 @@ impl Pump {
             owner: NIL,
             detour: None,
         });
-        u32::try_from(index).expect("concurrency is a number of 32 bits")
+        let index = u32::try_from(index).expect("concurrency is a number of 32 bits");
+        self.idle.push(index);
+        index
     }
 
     /// Starts what waits for its key or for a place, until nothing more can start.
