@@ -305,6 +305,15 @@ fn find(planned: &Planned, wanted: &str) -> Result<&'static HandlerDef, AppError
     }
 }
 
+/// The type of one message: of a batch handler that of an item.
+fn one_payload(def: &HandlerDef) -> &str {
+    let item = def
+        .payload
+        .split_once('<')
+        .map(|(_, rest)| rest.trim_end().strip_suffix('>').unwrap_or(rest));
+    item.filter(|_| def.batch).map_or(def.payload, str::trim)
+}
+
 fn check_payload(def: &HandlerDef, send: &SendCommand) -> Result<(), AppError> {
     if matches!(def.source, Source::Topics { .. }) && (send.delay.is_some() || send.at.is_some()) {
         let problem = Problem::new(format!(
@@ -324,7 +333,7 @@ fn check_payload(def: &HandlerDef, send: &SendCommand) -> Result<(), AppError> {
     (def.check)(&message).map_err(|why| {
         let problem = Problem::new(format!(
             "the payload does not decode as `{}`: {why}",
-            def.payload
+            one_payload(def)
         ));
         AppError::Usage(problem.at(format!("{}  {}", def.location, def.path())))
     })

@@ -195,6 +195,7 @@ impl Running {
                 }
             }
         }
+        let mut stuck = 0;
         if aborted {
             self.control.abort();
             let bound = Instant::now() + ABORT_BOUND;
@@ -204,8 +205,9 @@ impl Running {
             if !self.lanes.is_empty() {
                 tracing::error!(
                     lanes = self.lanes.len(),
-                    "a handler blocks its thread: its messages come back when their lease ends"
+                    "a handler blocks its thread: what it has in hand comes back when the engine is closed"
                 );
+                stuck = self.lanes.len();
                 self.lanes.abort_all();
             }
         }
@@ -229,7 +231,8 @@ impl Running {
         for hook in self.stop_hooks.drain(..) {
             hook().await;
         }
-        match (self.failure.take(), self.handed_back()) {
+        // A lane that never came back from a handler has not said what it runs: it is at least one.
+        match (self.failure.take(), self.handed_back().max(stuck)) {
             (Some(failure), _) => Err(failure),
             (None, 0) => Ok(()),
             (None, handed_back) => Err(AppError::Deadline {

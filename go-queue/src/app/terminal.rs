@@ -32,6 +32,8 @@ pub(super) fn log(config: &LogConfig) {
     let logs = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
+        // It would report by a macro that panics where standard error is full or closed.
+        .log_internal_errors(false)
         .with_target(false);
     let json = match config.format() {
         LogFormat::Json => true,

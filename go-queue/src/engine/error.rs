@@ -122,6 +122,12 @@ pub enum PublishError {
         /// What is wrong with it.
         error: crate::name::NameError,
     },
+    /// The message was named with nothing: all such messages of a place would be taken for the same one.
+    #[error("a message for {place} was given an empty id; give it a name of its own, or none")]
+    EmptyId {
+        /// Where it should have gone.
+        place: Place,
+    },
     /// A header has no place in the format.
     #[error("a header cannot be sent: {0}")]
     Header(#[from] crate::message::HeadersError),

@@ -26,6 +26,12 @@ impl Pump {
                 self.finish_plainly(ticket);
                 return;
             }
+            // A batch of one answers with a list of one.
+            let outcome = match outcome {
+                Outcome::Each(mut each) if each.len() == 1 => each.pop().unwrap_or(Outcome::Done),
+                Outcome::Each(each) => crate::outcome::wrong_length(each.len(), 1),
+                one => one,
+            };
             self.finish_one(ticket, &outcome);
         } else {
             self.finish_batch(ticket, outcome);

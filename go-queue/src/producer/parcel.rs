@@ -83,6 +83,9 @@ impl Parcel {
             why,
         })?;
         let (id, named) = match self.id {
+            Some(IdGiven::Named(name)) if name.is_empty() => {
+                return Err(PublishError::EmptyId { place });
+            }
             Some(IdGiven::Named(name)) => (Id::named(place.name(), &name), true),
             Some(IdGiven::Exact(id)) => (id, true),
             None => (Id::unique(), false),
@@ -379,4 +382,18 @@ fn checked(name: &'static str) -> Result<Name, PublishError> {
         name: name.escape_debug().take(80).collect(),
         error,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_id_is_refused() {
+        let mut parcel = Parcel::new("orders", &1);
+        parcel.id = Some(IdGiven::Named(Vec::new()));
+        let place = Place::Tube(Name::literal("orders"));
+        let packed = parcel.pack(place, WallTime::EPOCH, DEFAULT_PRIORITY);
+        assert!(matches!(packed, Err(PublishError::EmptyId { .. })));
+    }
 }

@@ -81,7 +81,7 @@ impl From<&Error> for Failure {
                 "the quota is reached or the disk is full; consume or purge, free disk space, or raise `sqlite.quota`",
             )),
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy(Arc::from(
-                "another process has held the write lock for seconds; look for an open transaction, for example in a shell",
+                "another process has held the write lock for seconds; look for a worker that was stopped (SIGSTOP) or for an open transaction in a shell",
             )),
             Some(
                 ErrorCode::SystemIoFailure

@@ -101,3 +101,12 @@ pub(super) fn file_system(path: &Path) -> io::Result<FileSystem> {
         free: found.f_bavail.saturating_mul(found.f_frsize),
     })
 }
+
+/// Device and number of a file, without opening it: closing a database file that was not opened by SQLite would drop the
+/// locks of this process. `None`: it is not there, or cannot be looked at.
+pub(super) fn file_number(path: &std::path::Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path)
+        .ok()
+        .map(|file| (file.dev(), file.ino()))
+}

@@ -57,6 +57,9 @@ pub use sync::SyncFigures;
 use tx::Tx;
 use writer::{Kind, Shared, Sub, Writer};
 
+/// Below this there is no room for the tables and for what is kept free.
+const MIN_QUOTA: u64 = 1 << 20;
+
 /// What an accepted message survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Durability {
@@ -285,8 +288,22 @@ impl Sqlite {
     }
 }
 
+/// The path without symbolic links, also of a file that is not there yet.
+fn resolved(path: PathBuf) -> PathBuf {
+    let target = match std::fs::read_link(&path) {
+        // A link to a file that is not there yet.
+        Ok(target) if !path.exists() => path
+            .parent()
+            .map_or_else(|| target.clone(), |folder| folder.join(&target)),
+        _ => path,
+    };
+    std::fs::canonicalize(&target).unwrap_or(target)
+}
+
 /// The life of the writer's thread.
-fn work(config: Config, clock: Clock, said: Opening) {
+fn work(mut config: Config, clock: Clock, said: Opening) {
+    // SQLite follows links; what lies beside the file must lie beside the same one.
+    config.path = resolved(config.path);
     let path = config.path.clone();
     let unusable = |why: String| EngineError::Unusable {
         engine: ENGINE,
@@ -294,6 +311,11 @@ fn work(config: Config, clock: Clock, said: Opening) {
         why: Arc::from(why),
     };
     let begun = (|| {
+        if let Some(quota) = config.quota.filter(|quota| *quota < MIN_QUOTA) {
+            return Err(unusable(format!(
+                "its quota of {quota} bytes is too small to work in; `sqlite.quota` is at least 1MiB"
+            )));
+        }
         let opened = schema::open(&path, config.quota)?;
         let instance = Instance::prepare(&path)
             .map_err(|error| unusable(format!("no lock file can be made beside it: {error}")))?;
@@ -312,7 +334,9 @@ fn work(config: Config, clock: Clock, said: Opening) {
             .map_err(|error| unusable(format!("its write-ahead log cannot be opened: {error}")))?;
         let power = config.durability == Durability::Power;
         let pages = opened.quota / schema::PAGE;
-        let soft_pages = i64::try_from(pages - (pages / 16).clamp(64, 4096)).unwrap_or(i64::MAX);
+        // What is kept free, so that claims and settlements still have room when producers are refused.
+        let soft_pages =
+            i64::try_from(pages.saturating_sub((pages / 16).clamp(64, 4096))).unwrap_or(i64::MAX);
         let shared = Arc::new(Shared::new(config, clock, Queue::new(ring), opened.store));
         let mut writer = Writer::new(
             shared.clone(),

@@ -2,6 +2,7 @@
 
 mod claims;
 mod faults;
+mod paths;
 mod tasks;
 mod topics;
 

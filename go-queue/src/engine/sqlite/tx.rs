@@ -201,7 +201,7 @@ impl<'a> Tx<'a> {
         let mut parts = self.parts(id)?;
         let wanted = self.config.topic(name).partitions.max(1) as usize;
         if parts.len() > wanted {
-            tracing::debug!(topic = %name, has = parts.len(), configured = wanted, "a topic cannot shrink, it keeps its partitions");
+            tracing::warn!(topic = %name, has = parts.len(), configured = wanted, "a topic cannot shrink, it keeps its partitions");
         }
         let grows = parts.len() < wanted && !parts.is_empty();
         for part in parts.len()..wanted {

@@ -496,3 +496,25 @@ async fn a_rate_is_kept() {
     );
     lane.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_one_is_judged_like_any_other_message() {
+    let engine = memory();
+    publish(&engine, vec![task(1)]).await;
+    let script: Script = Arc::new(|cx| {
+        // A list of the wrong length at first, then one of the right length.
+        let len = if cx.message().attempt == 1 { 2 } else { 1 };
+        Box::pin(async move { Outcome::Each(vec![Outcome::Done; len]) })
+    });
+    let shape = |plan: &mut Plan| {
+        plan.retry = quick_retry(2);
+        plan.batch = Some(Batch {
+            size: 10,
+            linger: Duration::from_millis(1),
+        });
+    };
+    let lane = lane(&engine, Subscribe::tube(tube()), shape, script).await;
+    lane.until("done", |status| status.counts().done == 1).await;
+    assert_eq!(lane.status.counts().retried, 1);
+    lane.stop().await;
+}

@@ -95,6 +95,10 @@ pub(super) struct Writer {
     last_tick: Instant,
     /// Wall minus boot time in milliseconds: a jump of it is a step of the clock.
     drift: i64,
+    /// Device and number of the file as it was opened.
+    home: Option<(u64, u64)>,
+    /// The file is no longer where it was: what is written now would be found by nobody.
+    gone: Option<Arc<str>>,
     /// The next time a partition must be given up.
     pub(super) deadline: Option<Instant>,
     keeper: Keeper,
@@ -114,6 +118,7 @@ impl Writer {
         let now = host::monotonic();
         let drift = shared.clock.now().as_millis() - host::boot_millis();
         let keeper = Keeper::new(now);
+        let home = host::file_number(&shared.config.path);
         Self {
             shared,
             conn,
@@ -139,6 +144,8 @@ impl Writer {
             expire_from: now,
             last_tick: now,
             drift,
+            home,
+            gone: None,
             deadline: None,
             keeper,
             worked_at: now,

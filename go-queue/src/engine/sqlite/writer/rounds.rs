@@ -47,6 +47,7 @@ impl Writer {
                 Err(error) => tracing::debug!(%error, "could not look for foreign commits"),
             }
             self.watch_clock();
+            self.watch_file();
             for sub in self.subs.iter_mut().filter(|sub| sub.credit == 0) {
                 sub.maybe = true;
             }
@@ -89,6 +90,23 @@ impl Writer {
         self.conn
             .prepare_cached("PRAGMA data_version")?
             .query_row([], |row| row.get(0))
+    }
+
+    /// Deleted or moved under us: nothing that is written now would be found again, so nothing is accepted any more.
+    fn watch_file(&mut self) {
+        if self.gone.is_some() || host::file_number(&self.shared.config.path) == self.home {
+            return;
+        }
+        tracing::error!(
+            path = %self.shared.config.path.display(),
+            "the database file was moved or deleted while it is in use: nothing is accepted or settled any more; put it back and start again"
+        );
+        self.gone = Some(std::sync::Arc::from(
+            "the database file was moved or deleted while it is in use; put it back with its -wal file and start again",
+        ));
+        for sub in &mut self.subs {
+            sub.maybe = true;
+        }
     }
 
     fn watch_clock(&mut self) {

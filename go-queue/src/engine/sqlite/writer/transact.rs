@@ -91,6 +91,9 @@ impl Writer {
 
     /// One try. On an error nothing of it is stored.
     fn attempt(&mut self, batch: &mut [Request], claims: bool) -> Result<(), Failure> {
+        if let Some(why) = &self.gone {
+            return Err(Failure::Io(why.clone()));
+        }
         if self.shared.syncer.is_broken() {
             self.repair()?;
         }
