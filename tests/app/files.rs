@@ -288,3 +288,57 @@ async fn a_clock_stepped_back_an_hour_loses_and_doubles_nothing() {
     assert_eq!(trail.reach(4).await, ["1", "2", "3", "4"]);
     crate::stage::stop(running).await;
 }
+
+/// The limit on the size of a file stands for a disk that takes no more: writes fail while the process runs on.
+#[test]
+fn a_disk_that_takes_no_more_refuses_what_it_cannot_store_and_keeps_what_it_accepted() {
+    let site = Site::new();
+    site.run(&["send", "greet", "first"]).with(0);
+    let full = |text: &str| {
+        let mut command = std::process::Command::new("sh");
+        let plain = site.command(&[]);
+        command
+            .args([
+                "-c",
+                "trap '' XFSZ; ulimit -f 4096; exec \"$0\" send greet \"$1\"",
+            ])
+            .arg(plain.get_program())
+            .arg(text)
+            .current_dir(plain.get_current_dir().unwrap())
+            .envs(
+                plain
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            );
+        command.output().unwrap()
+    };
+    let mut accepted = vec!["first".to_owned()];
+    let refused = loop {
+        let text = format!("{}-{}", accepted.len(), "x".repeat(60_000));
+        let output = full(&text);
+        if !output.status.success() {
+            break output;
+        }
+        accepted.push(text);
+        assert!(accepted.len() < 200, "the limit is never reached");
+    };
+    assert!(accepted.len() > 3, "some were stored before");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!said.contains("panicked"), "{said}");
+    assert!(said.contains("sqlite engine"), "{said}");
+    assert!(
+        matches!(refused.status.code(), Some(1 | 2)),
+        "{:?} {said}",
+        refused.status
+    );
+    // There is room again.
+    site.run(&["run", "--until-idle=1s"]).with(0);
+    let book = site.book();
+    for text in &accepted {
+        let runs = book
+            .iter()
+            .filter(|line| **line == format!("hello {text} no key"))
+            .count();
+        assert_eq!(runs, 1, "{}", &text[..8.min(text.len())]);
+    }
+}

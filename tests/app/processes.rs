@@ -306,6 +306,23 @@ fn each_ending_has_its_exit_code() {
 }
 
 #[test]
+fn a_log_that_cannot_be_written_does_not_end_the_worker() {
+    let site = Site::new();
+    site.run(&["send", "greet", "\"x\""]).with(0);
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let status = site
+        .command(&["run", "--until-idle=1s"])
+        .stdout(std::process::Stdio::null())
+        .stderr(full)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
 fn the_log_shows_what_is_served_and_keeps_secrets_and_payloads() {
     let yaml = "dq: { engine: sqlite, redis: { host: \"h:1\", pass: hunter2 } }\nkq: { engine: sqlite, security: { username: u, password: hunter3 } }\nadmin: { token: hunter4 }\n";
     let site = Site::with(yaml);

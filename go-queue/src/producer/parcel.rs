@@ -148,7 +148,7 @@ impl When {
 }
 
 impl Enqueue {
-    /// A task for this tube, now. The attributes and [`Tube`] call it.
+    /// A task for this tube, now. The attributes and [`Tube`](super::Tube) call it.
     pub fn new<T: Produce + ?Sized>(tube: &'static str, payload: &T) -> Self {
         Self {
             parcel: Parcel::new(tube, payload),
@@ -244,7 +244,7 @@ pub struct Push {
 }
 
 impl Push {
-    /// A record for this topic. The attributes and [`Topic`] call it.
+    /// A record for this topic. The attributes and [`Topic`](super::Topic) call it.
     pub fn new<T: Produce + ?Sized>(topic: &'static str, payload: &T) -> Self {
         Self {
             parcel: Parcel::new(topic, payload),
