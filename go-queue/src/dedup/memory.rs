@@ -84,20 +84,6 @@ impl ClaimStore {
             renew: None,
         })
     }
-
-    /// Forgets an id, so that it may run again: for the replay of a dead letter. A running claim stays.
-    pub fn clear(&self, id: Id) {
-        let mut table = self.0.lock();
-        if !matches!(
-            table.claims.get(&id),
-            Some(Claim {
-                state: State::Running { .. },
-                ..
-            })
-        ) {
-            table.claims.remove(&id);
-        }
-    }
 }
 
 impl fmt::Debug for ClaimStore {
