@@ -8,7 +8,12 @@ use std::time::Duration;
 
 use crate::message::Id;
 
+mod marks;
 pub mod memory;
+#[cfg(feature = "beanstalkd")]
+pub mod redis;
+
+pub use marks::{DeadEntry, DeadIndex, Mark, MarkWhat, Marked, Marks, StoreDown};
 
 /// One end of a dedup store, owned by one lane.
 pub trait Claims: Send {

@@ -10,6 +10,8 @@
 //!
 //! These traits may change until 1.0.
 
+#[cfg(feature = "beanstalkd")]
+pub mod beanstalkd;
 mod dead;
 mod error;
 pub mod memory;

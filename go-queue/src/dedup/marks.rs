@@ -1,0 +1,135 @@
+//! What an engine keeps of single tasks beside its nodes.
+//!
+//! The nodes of a replicated engine know nothing of each other. Whether a named task is stored, that a revoked one may no
+//! longer start, that a moved one may not start yet: each is one mark in the dedup store, under the same key as the claim of
+//! the task, so that a mark and a claim exclude each other in one atomic step.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::BoxFuture;
+use crate::message::Id;
+use crate::name::Name;
+use crate::time::WallTime;
+
+/// The marks of a dedup store, shared by everybody in the process.
+pub trait Marks: Send + Sync + fmt::Debug {
+    /// One answer for each, in order.
+    ///
+    /// # Errors
+    /// [`StoreDown`] if the store did not answer in time. The mark may have been set: every mark can be set again.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the marks may or may not have been set.
+    fn mark(&self, marks: Vec<Mark>) -> BoxFuture<'_, Vec<Result<Marked, StoreDown>>>;
+
+    /// The index of the dead letters.
+    fn dead_index(&self) -> Arc<dyn DeadIndex>;
+}
+
+/// What is to be marked.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    /// The tube of the task.
+    pub tube: Name,
+    /// The task.
+    pub id: Id,
+    /// How.
+    pub what: MarkWhat,
+    /// How long the mark is kept.
+    pub keep: Duration,
+}
+
+/// The marks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MarkWhat {
+    /// A named task is about to be stored by the holder of this token. Unless it is known to be stored, running, done or dead the
+    /// answer is `Set`: then it is to be stored, also if another producer has announced it, because that one may have died.
+    Announce {
+        /// Of this attempt to store it.
+        token: u64,
+    },
+    /// The announced task is stored.
+    Stored {
+        /// What the engine needs to find it again.
+        place: Arc<str>,
+    },
+    /// The announced task was not stored: takes back `Announce` of this token, and nothing else.
+    Withdraw {
+        /// As announced.
+        token: u64,
+    },
+    /// It may not start any more.
+    Revoke,
+    /// It may not start before this time, whatever its nodes say.
+    NotBefore {
+        /// The new time.
+        due: WallTime,
+    },
+    /// A dead letter is to run again: its end is forgotten.
+    Replay,
+    /// Takes back a `Revoke` or `NotBefore` that turned out to concern nothing.
+    Forget,
+}
+
+/// What the store says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Marked {
+    /// The mark is set.
+    Set,
+    /// Not set: the task is stored; this is its place, if it was noted.
+    Stored(Option<Arc<str>>),
+    /// Not set: it runs now.
+    Running,
+    /// Not set: it has run.
+    Done,
+    /// Not set: it is among the dead letters.
+    Dead,
+    /// Not set: it was revoked.
+    Revoked,
+}
+
+/// The dedup store did not answer, or not in time.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the dedup store did not answer: {why}")]
+pub struct StoreDown {
+    /// What was in the way.
+    pub why: Arc<str>,
+}
+
+/// Where dead letters are found again. The letters themselves are kept by the engine.
+pub trait DeadIndex: Send + Sync + fmt::Debug {
+    /// Adds one, or renews it: the same tube and id is one entry, with one cursor. Answers the cursor.
+    fn put(&self, entry: DeadEntry) -> BoxFuture<'_, Result<u64, StoreDown>>;
+
+    /// A page in the order of the cursors, behind `after`, of one tube or of all.
+    fn list(
+        &self,
+        tube: Option<Name>,
+        after: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(u64, DeadEntry)>, StoreDown>>;
+
+    /// One of them.
+    fn get(&self, cursor: u64) -> BoxFuture<'_, Result<Option<DeadEntry>, StoreDown>>;
+
+    /// Removes one. Answers whether this call removed it: of two that try, one is told so.
+    fn remove(&self, cursor: u64) -> BoxFuture<'_, Result<bool, StoreDown>>;
+
+    /// How many there are.
+    fn count(&self, tube: Option<Name>) -> BoxFuture<'_, Result<u64, StoreDown>>;
+}
+
+/// One dead letter in the index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadEntry {
+    /// The tube it came from.
+    pub tube: Name,
+    /// The task.
+    pub id: Id,
+    /// Where the engine keeps it, in its own words.
+    pub place: Arc<str>,
+    /// When it was set aside.
+    pub died: WallTime,
+}

@@ -1,0 +1,1 @@
+//! Tasks on beanstalkd: one node or several, each task on some of them.
