@@ -17,6 +17,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("time", 0),
     // L1, contracts
     ("dedup", 1),
+    ("dedup/marks", 1),
     ("engine", 1),
     ("engine/dead", 1),
     ("engine/error", 1),

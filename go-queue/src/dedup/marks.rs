@@ -26,6 +26,68 @@ pub trait Marks: Send + Sync + fmt::Debug {
 
     /// The index of the dead letters.
     fn dead_index(&self) -> Arc<dyn DeadIndex>;
+
+    /// The locks of the Go library, if the store is one that Go workers use as well.
+    fn go_locks(&self) -> Option<Arc<dyn GoLocks>> {
+        None
+    }
+}
+
+/// The locks by which workers of the Go library decide who runs a task, for tubes that both kinds of workers watch.
+pub trait GoLocks: Send + Sync + fmt::Debug {
+    /// Runs the lock script of the Go library for each, as one request; one answer for each, in order.
+    ///
+    /// The script is re-entrant for the same claim and extends its time. An error is *indeterminate*: the lock may be ours.
+    /// Ask again with the same claim until there is an answer.
+    ///
+    /// # Errors
+    /// [`StoreDown`] if the store did not answer in time.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the locks may or may not have been taken.
+    fn lock(&self, locks: Vec<GoLock>) -> BoxFuture<'_, Vec<Result<GoLocked, StoreDown>>>;
+
+    /// Keeps the lock of a task that was done for so long, where it is still that of the claim, so that replicas that Go
+    /// workers meet later are not run. A lock that is somebody else's or has ended answers `Theirs`.
+    ///
+    /// # Errors
+    /// [`StoreDown`] if the store did not answer in time.
+    fn keep(
+        &self,
+        locks: Vec<GoLock>,
+        keep: Duration,
+    ) -> BoxFuture<'_, Vec<Result<GoLocked, StoreDown>>>;
+}
+
+/// One lock of the Go library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GoLock {
+    /// MD5 of the exact bytes of the job; its key in the store is the same in hex.
+    pub id: Id,
+    /// Names the claim: 16 letters and digits, as the Go library makes them. Made by [`GoLock::new_claim`].
+    pub claim: [u8; 16],
+}
+
+impl GoLock {
+    /// A claim like those of the Go library. It tells claims apart and keeps no secret.
+    pub fn new_claim() -> [u8; 16] {
+        let mut bits = Id::of_raw_body(&Id::unique().0.to_be_bytes()).0;
+        std::array::from_fn(|_| {
+            let digit = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+                [usize::try_from(bits % 62).unwrap_or(0)];
+            bits /= 62;
+            digit
+        })
+    }
+}
+
+/// Whose a lock of the Go library is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoLocked {
+    /// Ours: this claim may run the task.
+    Ours,
+    /// Another worker has it, or the task was revoked: drop the replica.
+    Theirs,
 }
 
 /// What is to be marked.
@@ -66,6 +128,13 @@ pub enum MarkWhat {
     NotBefore {
         /// The new time.
         due: WallTime,
+    },
+    /// Its dead letter is kept: no replica may start any more. Set by the engine once the letter is stored, not by the lane
+    /// that gave the task up: a process that dies between the two must leave a task that runs again, never one that is
+    /// neither run nor found among the dead letters.
+    Dead {
+        /// How often it was started.
+        attempts: u32,
     },
     /// A dead letter is to run again: its end is forgotten.
     Replay,

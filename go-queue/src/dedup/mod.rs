@@ -13,7 +13,9 @@ pub mod memory;
 #[cfg(feature = "beanstalkd")]
 pub mod redis;
 
-pub use marks::{DeadEntry, DeadIndex, Mark, MarkWhat, Marked, Marks, StoreDown};
+pub use marks::{
+    DeadEntry, DeadIndex, GoLock, GoLocked, GoLocks, Mark, MarkWhat, Marked, Marks, StoreDown,
+};
 
 /// One end of a dedup store, owned by one lane.
 pub trait Claims: Send {
@@ -53,7 +55,9 @@ pub enum AskWhat {
         /// When the next attempt is due; the count is kept at least as long.
         after: Duration,
     },
-    /// It goes to the dead letters: the claim and its count end, so that a replay may run.
+    /// It goes to the dead letters: the claim and its count end, so that a replay may run. A store that guards replicas keeps
+    /// them from starting while the engine writes the letter, and ends the count with [`MarkWhat::Replay`]; if
+    /// [`MarkWhat::Dead`] does not come, because the process has died, the task runs again.
     Dead,
     /// It did not start: free the claim, do not count. Not answered.
     Abandon,

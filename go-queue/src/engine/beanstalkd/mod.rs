@@ -1,1 +1,18 @@
 //! Tasks on beanstalkd: one node or several, each task on some of them.
+
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "the two sides of the engine that use it come next"
+    )
+)]
+mod codec;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "the two sides of the engine that use it come next"
+    )
+)]
+mod link;
