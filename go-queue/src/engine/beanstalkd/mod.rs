@@ -15,4 +15,12 @@ mod codec;
         reason = "the two sides of the engine that use it come next"
     )
 )]
+mod go_queue;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "the two sides of the engine that use it come next"
+    )
+)]
 mod link;
