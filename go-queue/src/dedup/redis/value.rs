@@ -429,10 +429,10 @@ mod tests {
     }
 
     #[track_caller]
-    fn mark(what: MarkWhat, value: &str, marked_as: Marked, becomes: &str) {
+    fn mark(what: &MarkWhat, value: &str, marked_as: &Marked, becomes: &str) {
         let found = (!value.is_empty()).then_some(value.as_bytes());
-        let (answer, change) = marked(&what, found, NOW);
-        assert_eq!(answer, marked_as, "{what:?} on {value:?}");
+        let (answer, change) = marked(what, found, NOW);
+        assert_eq!(&answer, marked_as, "{what:?} on {value:?}");
         let after = match &change {
             Change::None => value,
             Change::Remove => "",
@@ -448,31 +448,31 @@ mod tests {
     fn a_named_task_is_announced_unless_it_is_known() {
         let announce = || MarkWhat::Announce { token: 5 };
         for free in ["", "P:4", "V"] {
-            mark(announce(), free, Marked::Set, "P:5");
+            mark(&announce(), free, &Marked::Set, "P:5");
         }
         mark(
-            announce(),
+            &announce(),
             "S:a/1",
-            Marked::Stored(Some("a/1".into())),
+            &Marked::Stored(Some("a/1".into())),
             "S:a/1",
         );
-        mark(announce(), RUNS, Marked::Running, RUNS);
-        mark(announce(), OVER, Marked::Stored(None), OVER);
-        mark(announce(), "W:1:a:5", Marked::Stored(None), "W:1:a:5");
-        mark(announce(), "D", Marked::Done, "D");
-        mark(announce(), "X:3", Marked::Dead, "X:3");
+        mark(&announce(), RUNS, &Marked::Running, RUNS);
+        mark(&announce(), OVER, &Marked::Stored(None), OVER);
+        mark(&announce(), "W:1:a:5", &Marked::Stored(None), "W:1:a:5");
+        mark(&announce(), "D", &Marked::Done, "D");
+        mark(&announce(), "X:3", &Marked::Dead, "X:3");
         let stored = || MarkWhat::Stored {
             place: "b/2".into(),
         };
-        mark(stored(), "P:5", Marked::Set, "S:b/2");
-        mark(stored(), RUNS, Marked::Running, RUNS);
-        mark(stored(), "D", Marked::Done, "D");
-        mark(stored(), "V", Marked::Revoked, "V");
-        mark(MarkWhat::Withdraw { token: 5 }, "P:5", Marked::Set, "");
+        mark(&stored(), "P:5", &Marked::Set, "S:b/2");
+        mark(&stored(), RUNS, &Marked::Running, RUNS);
+        mark(&stored(), "D", &Marked::Done, "D");
+        mark(&stored(), "V", &Marked::Revoked, "V");
+        mark(&MarkWhat::Withdraw { token: 5 }, "P:5", &Marked::Set, "");
         mark(
-            MarkWhat::Withdraw { token: 5 },
+            &MarkWhat::Withdraw { token: 5 },
             "P:6",
-            Marked::Stored(None),
+            &Marked::Stored(None),
             "P:6",
         );
     }
@@ -480,21 +480,26 @@ mod tests {
     #[test]
     fn a_task_is_revoked_unless_it_runs_or_has_run() {
         for free in ["", "P:4", "S:a", "W:2:a:5", OVER] {
-            mark(MarkWhat::Revoke, free, Marked::Set, "V");
+            mark(&MarkWhat::Revoke, free, &Marked::Set, "V");
         }
-        mark(MarkWhat::Revoke, RUNS, Marked::Running, RUNS);
-        mark(MarkWhat::Revoke, "D", Marked::Done, "D");
-        mark(MarkWhat::Revoke, "Z:1:a:5", Marked::Dead, "Z:1:a:5");
-        mark(MarkWhat::Revoke, "V", Marked::Revoked, "V");
+        mark(&MarkWhat::Revoke, RUNS, &Marked::Running, RUNS);
+        mark(&MarkWhat::Revoke, "D", &Marked::Done, "D");
+        mark(&MarkWhat::Revoke, "Z:1:a:5", &Marked::Dead, "Z:1:a:5");
+        mark(&MarkWhat::Revoke, "V", &Marked::Revoked, "V");
         mark(
-            MarkWhat::Revoke,
+            &MarkWhat::Revoke,
             "wGfNigJUK7NKQINV",
-            Marked::Done,
+            &Marked::Done,
             "wGfNigJUK7NKQINV",
         );
-        mark(MarkWhat::Forget, "V", Marked::Set, "");
-        mark(MarkWhat::Forget, "W:0:-:9", Marked::Set, "");
-        mark(MarkWhat::Forget, "W:1:a:9", Marked::Stored(None), "W:1:a:9");
+        mark(&MarkWhat::Forget, "V", &Marked::Set, "");
+        mark(&MarkWhat::Forget, "W:0:-:9", &Marked::Set, "");
+        mark(
+            &MarkWhat::Forget,
+            "W:1:a:9",
+            &Marked::Stored(None),
+            "W:1:a:9",
+        );
     }
 
     #[test]
@@ -502,26 +507,26 @@ mod tests {
         let later = || MarkWhat::NotBefore {
             due: WallTime::from_nanos(1_900_000_000_000_000_001),
         };
-        mark(later(), "S:a", Marked::Set, "W:0:-:1900000000001");
-        mark(later(), "W:4:a:5", Marked::Set, "W:4:-:1900000000001");
-        mark(later(), OVER, Marked::Set, "W:1:-:1900000000001");
-        mark(later(), RUNS, Marked::Running, RUNS);
-        mark(later(), "V", Marked::Revoked, "V");
+        mark(&later(), "S:a", &Marked::Set, "W:0:-:1900000000001");
+        mark(&later(), "W:4:a:5", &Marked::Set, "W:4:-:1900000000001");
+        mark(&later(), OVER, &Marked::Set, "W:1:-:1900000000001");
+        mark(&later(), RUNS, &Marked::Running, RUNS);
+        mark(&later(), "V", &Marked::Revoked, "V");
     }
 
     #[test]
     fn a_dead_letter_is_kept_first_and_replayed_once() {
         let dead = || MarkWhat::Dead { attempts: 9 };
         for given_up in ["Z:9:a:5", "", "W:9:a:5", OVER, "X:9"] {
-            mark(dead(), given_up, Marked::Set, "X:9");
+            mark(&dead(), given_up, &Marked::Set, "X:9");
         }
-        mark(dead(), RUNS, Marked::Running, RUNS);
-        mark(dead(), "D", Marked::Done, "D");
-        mark(MarkWhat::Replay, "X:9", Marked::Set, "");
-        mark(MarkWhat::Replay, "Z:9:a:5", Marked::Set, "");
-        mark(MarkWhat::Replay, "", Marked::Set, "");
-        mark(MarkWhat::Replay, RUNS, Marked::Running, RUNS);
-        mark(MarkWhat::Replay, "D", Marked::Done, "D");
+        mark(&dead(), RUNS, &Marked::Running, RUNS);
+        mark(&dead(), "D", &Marked::Done, "D");
+        mark(&MarkWhat::Replay, "X:9", &Marked::Set, "");
+        mark(&MarkWhat::Replay, "Z:9:a:5", &Marked::Set, "");
+        mark(&MarkWhat::Replay, "", &Marked::Set, "");
+        mark(&MarkWhat::Replay, RUNS, &Marked::Running, RUNS);
+        mark(&MarkWhat::Replay, "D", &Marked::Done, "D");
     }
 
     proptest! {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::super::link::Reply;
 use super::super::machine::{Command, End, Machine, Now, Purpose, Step};
 use super::super::value::{Value, owner};
+use super::super::wire::millis;
 use super::ask;
 use crate::dedup::{Answer, AskWhat, Verdict};
 use crate::message::Id;
@@ -25,7 +26,7 @@ struct Model {
 impl Model {
     fn run(&mut self, command: &Command, nonce: &str, now: u64) -> Reply {
         let me = owner(nonce, command.seq);
-        let until = now + LEASE.as_millis() as u64;
+        let until = now + millis(LEASE);
         let found = self.keys.get(&command.id).cloned();
         let running = |attempt| {
             Value::Running {
@@ -36,13 +37,13 @@ impl Model {
             .to_vec()
         };
         match &command.step {
-            Step::Acquire => match found {
-                Some(value) => Reply::Text(value),
-                None => {
+            Step::Acquire => found.map_or_else(
+                || {
                     self.keys.insert(command.id, running(1));
                     Reply::Nil
-                }
-            },
+                },
+                Reply::Text,
+            ),
             Step::Take { old, attempt } => match found {
                 Some(value) if value == *old => {
                     self.keys.insert(command.id, running(*attempt));
@@ -61,12 +62,12 @@ impl Model {
                     End::Wait { after } => Some(Value::Waiting {
                         attempt: *attempt,
                         owner: &me,
-                        not_before: now + after.as_millis() as u64,
+                        not_before: now + millis(*after),
                     }),
                     End::Dying { within } => Some(Value::Dying {
                         attempt: *attempt,
                         owner: &me,
-                        until: now + within.as_millis() as u64,
+                        until: now + millis(*within),
                     }),
                 };
                 self.settle(command.id, &me, value.map(Value::to_vec))
@@ -89,7 +90,7 @@ impl Model {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Act {
     Claim(usize, u128),
     Confirm(usize, usize),
@@ -245,19 +246,16 @@ impl World {
                     Fate::NeverArrives => None,
                     _ => Some(self.model.run(&command, &subject.nonce, self.now.wall)),
                 };
-                match (reply, fate) {
-                    (Some(reply), Fate::Well) => {
-                        subject
-                            .machine
-                            .reply(command, reply, self.now, &mut answers);
-                    }
-                    _ => {
-                        self.clean = false;
-                        let after = Duration::from_millis(100);
-                        subject
-                            .machine
-                            .failed(command, after, self.now.at, &mut answers);
-                    }
+                if let (Some(reply), Fate::Well) = (reply, fate) {
+                    subject
+                        .machine
+                        .reply(command, reply, self.now, &mut answers);
+                } else {
+                    self.clean = false;
+                    let after = Duration::from_millis(100);
+                    subject
+                        .machine
+                        .failed(command, after, self.now.at, &mut answers);
                 }
             }
             self.hear(end, &answers)?;
@@ -290,12 +288,11 @@ impl World {
                 (AskWhat::Claim, Verdict::Done) => {
                     prop_assert!(self.done.contains(&id), "{id} was never done: it is lost");
                 }
-                (AskWhat::Claim, Verdict::Busy(_) | Verdict::Down(_)) => {}
-                (AskWhat::Confirm, Verdict::Stored) => {}
+                (AskWhat::Claim, Verdict::Busy(_) | Verdict::Down(_))
+                | (AskWhat::Confirm | AskWhat::Retry { .. }, Verdict::Stored) => {}
                 (AskWhat::Confirm | AskWhat::Retry { .. }, Verdict::Down(_)) => {
                     self.ask(end, id, what)?;
                 }
-                (AskWhat::Retry { .. }, Verdict::Stored) => {}
                 (AskWhat::Retry { .. }, Verdict::Lost) if !self.clean => {}
                 (what, verdict) => {
                     return Err(TestCaseError::fail(format!(
