@@ -24,3 +24,11 @@ mod go_queue;
     )
 )]
 mod link;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "the two sides of the engine that use it come next"
+    )
+)]
+mod transfer;
