@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use go_queue::engine::{ENVELOPE_LEN, MAX_RECORD_LEN, MAX_TASK_LEN, PublishError};
+use go_queue::engine::{MAX_RECORD_LEN, MAX_TASK_LEN, PublishError};
 use go_queue::message::ContentType;
+use go_queue::message::envelope;
 use go_queue::prelude::*;
 use go_queue::producer::{Enqueue, Push};
 
@@ -43,7 +44,7 @@ async fn a_task_over_the_limit_is_refused_with_its_size_and_the_next_one_runs(st
     let app = stage.app(handlers![texts]).state(trail.clone());
     let running = app.start().await.unwrap();
     let producer = running.producer();
-    let most = MAX_TASK_LEN - ENVELOPE_LEN;
+    let most = MAX_TASK_LEN - envelope::LEN;
     let refused = texts::now(of_len(most + 1))
         .send(&producer)
         .await

@@ -187,3 +187,34 @@ async fn dropping_a_running_app_drops_its_handlers() {
     drop(running);
     assert_eq!(trail.reach(2).await, ["deaf began", "deaf was dropped"]);
 }
+
+/// Opens when it is dropped.
+type Gate = std::sync::Arc<std::sync::Mutex<std::sync::mpsc::Receiver<()>>>;
+
+#[dq_handler(tube = "blocker")]
+async fn blocker(_task: (), State(gate): State<Gate>) {
+    // What a handler must not do: wait on the thread of its lane.
+    let _ = gate.lock().unwrap().recv();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_blocks_its_thread_is_reported_and_so_is_its_end() {
+    let stage = Stage::memory();
+    let (open, gate) = std::sync::mpsc::channel();
+    let gate = Gate::new(gate.into());
+    let running = stage
+        .app(handlers![blocker])
+        .state(gate)
+        .start()
+        .await
+        .unwrap();
+    until("it is served", || running.ready().is_ok()).await;
+    blocker::now(()).send(&running.producer()).await.unwrap();
+    until("the stall is seen", || running.ready().is_err()).await;
+    let why = running.ready().unwrap_err();
+    assert!(why.contains("blocks its thread"), "{why}");
+    drop(open);
+    until("it goes on", || running.ready().is_ok()).await;
+    until("it is done", || running.handlers()[0].counts.done == 1).await;
+    stop(running).await;
+}

@@ -19,6 +19,7 @@ mod ledger;
 mod order;
 mod process;
 mod report;
+pub mod servers;
 mod wait;
 
 pub use folder::{Folder, free_port};

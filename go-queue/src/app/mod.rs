@@ -17,6 +17,7 @@ mod signals;
 mod switch;
 mod table;
 mod terminal;
+mod watch;
 mod wiring;
 
 use std::fmt;

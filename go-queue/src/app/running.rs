@@ -12,6 +12,7 @@ use crate::producer::Producer;
 use crate::time::{Clock, WallTime};
 
 use super::report::AppError;
+use super::watch::Watch;
 
 /// After abort the lanes have so long to hand back what they have.
 const ABORT_BOUND: Duration = Duration::from_secs(5);
@@ -33,6 +34,7 @@ pub struct Running {
     clock: Clock,
     stop_hooks: Vec<StopHook>,
     failure: Option<AppError>,
+    watch: Watch,
 }
 
 /// One subscription of a running app.
@@ -86,6 +88,7 @@ impl Running {
             clock,
             stop_hooks,
             failure: None,
+            watch: Watch::begin(),
         }
     }
 
@@ -96,7 +99,10 @@ impl Running {
     /// Starts the lanes of one subscription.
     pub(super) fn serve(&mut self, handler: Arc<str>, source: Arc<str>, pumps: Vec<Pump>) {
         let index = self.subscriptions.len();
-        let lanes = pumps.iter().map(Pump::status).collect();
+        let lanes: Vec<_> = pumps.iter().map(Pump::status).collect();
+        for lane in &lanes {
+            self.watch.add(handler.clone(), lane.clone());
+        }
         self.subscriptions.push(Subscribed {
             handler,
             source,
@@ -338,6 +344,10 @@ impl Subscribed {
             status.running += lane.running();
             status.in_hand += lane.in_hand();
             status.counts.add(&lane.counts());
+            if lane.is_stalled() {
+                status.down = Some("a handler blocks its thread".into());
+                continue;
+            }
             match lane.health().state {
                 HealthState::Up => {}
                 HealthState::Starting => {

@@ -29,6 +29,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::delivery::{Delivery, Notice, Settlement};
+use crate::message::envelope;
 use crate::message::{Body, ContentType, Flags, Id};
 use crate::name::{Name, Place, Side};
 use crate::time::WallTime;
@@ -281,17 +282,13 @@ pub struct Outgoing {
 }
 
 /// The default priority, as in beanstalkd's clients.
-pub const DEFAULT_PRIORITY: u32 = 1024;
+pub const DEFAULT_PRIORITY: u32 = envelope::DEFAULT_PRIORITY;
 
 /// The largest task in bytes, on every engine: beanstalkd's default limit.
 pub const MAX_TASK_LEN: usize = 65_535;
 
 /// The largest record in bytes, on every engine: just below Kafka's default limit.
 pub const MAX_RECORD_LEN: usize = 1_000_000;
-
-/// Fixed part of the native envelope of a task in bytes; see the layout in the design of the wire format: mark 2, version 1, flags
-/// 1, id 16, due 8, enqueued 8, parked attempt 2, content type 1, key length 2, headers length 2.
-pub const ENVELOPE_LEN: usize = 43;
 
 impl Outgoing {
     /// Checks what every engine would refuse: size and lengths that have no place in the envelope.
@@ -300,7 +297,10 @@ impl Outgoing {
     /// [`PublishError::TooLarge`], before any byte leaves.
     pub fn check_size(&self, portable: bool) -> Result<(), PublishError> {
         let (size, limit) = match self.place {
-            Place::Tube(_) if portable => (self.body.len() + ENVELOPE_LEN, MAX_TASK_LEN),
+            Place::Tube(_) if portable => (
+                envelope::encoded_len(self.priority, &self.body),
+                MAX_TASK_LEN,
+            ),
             Place::Topic(_) => (self.body.len(), MAX_RECORD_LEN),
             // SQLite's own limit is 1 GB; a quarter of it leaves room for the row around the body.
             Place::Tube(_) => (self.body.len(), 256 << 20),

@@ -72,6 +72,15 @@ pub fn iter(raw: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
+/// Whether encoded headers end with a whole one. Nothing is decoded.
+pub fn is_whole(raw: &[u8]) -> bool {
+    let mut rest = raw;
+    while let Some((_, tail)) = split_first(rest) {
+        rest = tail;
+    }
+    rest.is_empty()
+}
+
 type Split<'a> = ((&'a [u8], &'a [u8]), &'a [u8]);
 
 fn split_first(raw: &[u8]) -> Option<Split<'_>> {
@@ -199,6 +208,7 @@ mod tests {
         fn no_bytes_make_the_decoder_panic(raw in proptest::collection::vec(any::<u8>(), 0..200)) {
             let whole = Headers::decode(&raw);
             let part = Headers::decode_lossy(&raw);
+            prop_assert_eq!(is_whole(&raw), whole.is_ok());
             if let Ok(whole) = whole { prop_assert_eq!(whole, part); }
         }
     }

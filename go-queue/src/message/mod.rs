@@ -2,7 +2,11 @@
 //!
 //! A message costs no allocation of its own: key, headers and payload are ranges of one buffer that a whole slice
 //! shares, and headers are decoded only when somebody asks.
+//!
+//! How it looks in the body of a job is [`envelope`] (our own framing) and [`go_queue`] (that of the Go library).
 
+pub mod envelope;
+pub mod go_queue;
 pub mod headers;
 pub mod partition;
 
@@ -256,6 +260,16 @@ pub struct Message {
 }
 
 impl Message {
+    /// A body that did not open: the raw bytes are its payload, their hash is its id, and no handler may start.
+    pub fn malformed(raw: Bytes) -> Self {
+        Self {
+            id: Id::of_raw_body(&raw),
+            body: Body::new(raw, 0, 0),
+            flags: Flags::NULL_KEY.with(Flags::MALFORMED),
+            ..Self::default()
+        }
+    }
+
     /// The key, or `None` if it was sent without one.
     pub fn key(&self) -> Option<&[u8]> {
         (!self.flags.contains(Flags::NULL_KEY)).then(|| self.body.key())

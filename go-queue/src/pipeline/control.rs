@@ -1,6 +1,6 @@
 //! The way to the lanes of a subscription from outside: quiet, abort, and what they are doing.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::Health;
@@ -124,6 +124,9 @@ pub struct LaneStatus {
     in_hand: AtomicUsize,
     counts: SharedCounts,
     health: Mutex<Health>,
+    /// Odd while the pump is in a round, one more at each beginning and end.
+    round: AtomicU64,
+    stalled: AtomicBool,
 }
 
 impl LaneStatus {
@@ -148,6 +151,27 @@ impl LaneStatus {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// The number of the round that the lane is in; `None` while it sleeps or lets others run. A number that does not change is a handler that
+    /// does not come back from one poll.
+    pub(crate) fn round(&self) -> Option<u64> {
+        let round = self.round.load(Ordering::Relaxed);
+        (round % 2 == 1).then_some(round)
+    }
+
+    /// A round begins or ends. Written by the lane alone.
+    pub(super) fn turn_over(&self, round: u64) {
+        self.round.store(round, Ordering::Relaxed);
+    }
+
+    /// Whether a handler blocks the thread of this lane.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_stalled(&self, stalled: bool) {
+        self.stalled.store(stalled, Ordering::Relaxed);
     }
 
     pub(super) fn publish(&self, running: usize, in_hand: usize, counts: &Counts) {

@@ -73,6 +73,8 @@ pub struct Pump {
     /// When the timer fires; `None`: it is of no use.
     armed: Option<Instant>,
     published: Health,
+    /// Rounds begun and ended: odd inside of one.
+    rounds: u64,
     closing: bool,
 }
 
@@ -177,6 +179,7 @@ impl Pump {
             timer: Box::pin(sleep_until(now)),
             armed: None,
             published: Health::default(),
+            rounds: 0,
             closing: false,
             plan,
         }
@@ -207,8 +210,18 @@ impl Pump {
     }
 
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        let step = self.rounds(cx);
+        // Even: no thread is in it.
+        self.rounds = (self.rounds | 1) + 1;
+        self.status.turn_over(self.rounds);
+        step
+    }
+
+    fn rounds(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         self.spent = 0;
         loop {
+            self.rounds = (self.rounds + 1) | 1;
+            self.status.turn_over(self.rounds);
             self.turn.now = Instant::now();
             self.obey();
             if self.closing {

@@ -5,6 +5,7 @@
 //! slice. What is published wakes the lanes that wait for it and nobody else.
 
 mod alarm;
+mod arena;
 mod cursor;
 mod dead;
 mod group;

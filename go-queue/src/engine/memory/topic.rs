@@ -10,6 +10,7 @@ use crate::message::{Flags, Message, partition};
 use crate::name::Name;
 use crate::time::WallTime;
 
+use super::arena::Arena;
 use super::group::Group;
 
 /// Age is looked at so often.
@@ -34,6 +35,8 @@ impl Topic {
 pub(super) struct Partition {
     first: i64,
     records: VecDeque<Message>,
+    /// Records of one partition are read and removed together.
+    arena: Arena,
     /// Whether this slice has added to it.
     touched: bool,
 }
@@ -116,7 +119,7 @@ impl Log {
         place.touched = true;
         place.records.push_back(Message {
             id: out.id,
-            body: out.body,
+            body: place.arena.place(out.body),
             attempt: 1,
             place: number,
             offset,

@@ -11,6 +11,7 @@ use crate::engine::{Outgoing, PublishError, Published, Rescheduled, Revoked};
 use crate::message::{Body, Id, Message};
 use crate::time::WallTime;
 
+use super::arena::{self, Arena};
 use super::job::{Job, Jobs, Stage};
 use super::ready::Ready;
 use super::timer::{Ticket, Timers};
@@ -58,6 +59,7 @@ pub(super) struct Tasks {
     forget: VecDeque<(WallTime, Id)>,
     ready: Ready,
     timers: Timers,
+    arena: Arena,
     lanes: Vec<Option<Lane>>,
     released: Vec<(u64, Ticket, u32)>,
     stamp: u32,
@@ -76,6 +78,7 @@ impl Default for Tasks {
             forget: VecDeque::new(),
             ready: Ready::default(),
             timers: Timers::new(),
+            arena: Arena::default(),
             lanes: Vec::new(),
             released: Vec::new(),
             stamp: 0,
@@ -110,7 +113,11 @@ impl Tasks {
         let existed = self.is_taken(id, now);
         if !existed {
             let waits = out.due > now;
-            let slot = self.place(Job::new(out, now))?;
+            let mut job = Job::new(out, now);
+            if !waits {
+                job.body = self.arena.place(job.body);
+            }
+            let slot = self.place(job)?;
             self.index.insert(id, slot);
             self.live += 1;
             if waits {
@@ -280,11 +287,13 @@ impl Tasks {
                 }
                 How::Release { after } => {
                     job.due = now.saturating_add(after);
+                    job.body = arena::alone(&job.body);
                     self.wait(ticket.slot, now);
                 }
                 How::Retry { after } => {
                     job.starts = job.starts.saturating_add(1);
                     job.due = now.saturating_add(after);
+                    job.body = arena::alone(&job.body);
                     if after.is_zero() {
                         self.make_ready(ticket.slot);
                     } else {
@@ -292,7 +301,10 @@ impl Tasks {
                     }
                 }
                 How::Dead { reason, attempts } => {
-                    let message = job.message();
+                    let message = Message {
+                        body: arena::alone(&job.body),
+                        ..job.message()
+                    };
                     job.stage = Stage::Dead;
                     job.body = Body::default();
                     settled.died.push(Died {

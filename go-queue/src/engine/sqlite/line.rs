@@ -32,6 +32,8 @@ pub(super) struct Line {
     pub(super) handle: Arc<Handle>,
     pub(super) sub: u32,
     pub(super) mailbox: Arc<Mailbox>,
+    /// Length of the lease in milliseconds.
+    lease: i64,
     /// Slices that came and were not handed out yet.
     pub(super) ahead: VecDeque<Slice>,
     pub(super) words: VecDeque<Word>,
@@ -55,11 +57,12 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(handle: Arc<Handle>, sub: u32, mailbox: Arc<Mailbox>) -> Self {
+    pub(super) fn new(handle: Arc<Handle>, sub: u32, mailbox: Arc<Mailbox>, lease: i64) -> Self {
         Self {
             handle,
             sub,
             mailbox,
+            lease,
             ahead: VecDeque::new(),
             words: VecDeque::new(),
             credit: 0,
@@ -166,6 +169,12 @@ impl Line {
                     .unwrap_or_else(|| Arc::from("the store did not answer in time")),
             })
         })
+    }
+
+    /// Whether something came ahead that may be somebody else's by now: this process stood still for longer than its lease. The writer
+    /// looks what was lost, says so, and wakes this end.
+    pub(super) fn holds_back(&self) -> bool {
+        self.waiting > 0 && self.handle.shared.lease_age() >= self.lease
     }
 
     /// The next message that came ahead, with the epoch of its slice and whatever the caller makes of its row.

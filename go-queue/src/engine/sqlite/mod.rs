@@ -226,7 +226,7 @@ impl Sqlite {
         let lease = i64::try_from(to.lease.as_millis())
             .unwrap_or(i64::MAX)
             .max(1);
-        let line = Line::new(self.0.clone(), no, mailbox.clone());
+        let line = Line::new(self.0.clone(), no, mailbox.clone(), lease);
         let label = to.label.clone();
         match (&to.place, &to.group) {
             (Place::Tube(name), _) => {

@@ -2,6 +2,7 @@
 
 mod claims;
 mod faults;
+mod leases;
 mod paths;
 mod tasks;
 mod topics;

@@ -251,6 +251,9 @@ impl TopicEnd {
 
     fn deliver(&mut self, turn: &mut Turn) -> usize {
         let order = self.order;
+        if self.line.holds_back() {
+            return 0;
+        }
         let mut n = 0;
         while n < turn.free {
             let next = self.line.next(|slice, row| {

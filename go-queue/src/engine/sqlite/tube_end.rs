@@ -56,6 +56,9 @@ impl TubeEnd {
 
     fn deliver(&mut self, turn: &mut Turn) -> usize {
         let order = self.order;
+        if self.line.holds_back() {
+            return 0;
+        }
         let mut n = 0;
         while n < turn.free {
             let next = self.line.next(|slice, row| {

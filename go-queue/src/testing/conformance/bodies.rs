@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::turns::{SILENCE, ids, ids_of, message, messages, sides};
 use super::{Consumer, Subject, publish};
 use crate::delivery::Delivery;
-use crate::engine::{ENVELOPE_LEN, MAX_RECORD_LEN, MAX_TASK_LEN, Outgoing, PublishError};
+use crate::engine::{MAX_RECORD_LEN, MAX_TASK_LEN, Outgoing, PublishError};
+use crate::message::envelope;
 use crate::message::{Body, ContentType, Flags, Headers, Id};
 use crate::name::Place;
 
@@ -15,7 +16,7 @@ use crate::name::Place;
 pub async fn keeps_headers_and_bytes_exactly(subject: &dyn Subject) {
     for to in sides(subject) {
         let limit = match to.place {
-            Place::Tube(_) => MAX_TASK_LEN - ENVELOPE_LEN,
+            Place::Tube(_) => MAX_TASK_LEN - envelope::LEN,
             Place::Topic(_) => MAX_RECORD_LEN,
         };
         let all: Vec<u8> = (0..=255).collect();
@@ -85,7 +86,7 @@ pub async fn keeps_headers_and_bytes_exactly(subject: &dyn Subject) {
 pub async fn oversize_is_refused_before_storing(subject: &dyn Subject) {
     for to in sides(subject) {
         let limit = match to.place {
-            Place::Tube(_) => MAX_TASK_LEN - ENVELOPE_LEN,
+            Place::Tube(_) => MAX_TASK_LEN - envelope::LEN,
             Place::Topic(_) => MAX_RECORD_LEN,
         };
         let sized = |length: usize| Outgoing {

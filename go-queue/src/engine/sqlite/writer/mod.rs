@@ -10,7 +10,7 @@ mod transact;
 
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -44,6 +44,8 @@ pub(super) struct Shared {
     /// Names this very store.
     pub(super) store: i64,
     next_sub: AtomicU32,
+    /// When the leases of this process were last renewed, in milliseconds since boot.
+    pub(super) renewed: AtomicI64,
 }
 
 impl Shared {
@@ -55,7 +57,14 @@ impl Shared {
             syncer: Syncer::default(),
             store,
             next_sub: AtomicU32::new(1),
+            renewed: AtomicI64::new(host::boot_millis()),
         }
+    }
+
+    /// How long ago the leases of this process were renewed, in milliseconds. Suspended time and a stop by a signal count.
+    pub(super) fn lease_age(&self) -> i64 {
+        // Nothing else is read by it: which leases are gone is said through the mailbox.
+        host::boot_millis() - self.renewed.load(Ordering::Relaxed)
     }
 
     /// A number for an end of a subscription.

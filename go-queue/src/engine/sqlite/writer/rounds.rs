@@ -1,5 +1,6 @@
 //! What the writer does by time: look for foreign commits, take back what the dead held, renew what is in hand.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -163,11 +164,30 @@ impl Writer {
         if let Err(error) = self.instance.hold_again() {
             tracing::warn!(%error, "the lock file of this process is gone and cannot be made anew; others take it for dead");
         }
+        let (tick, age) = (host::boot_millis(), self.shared.lease_age());
         let renewed = self.small(|tx, instance| instance.beat(tx));
+        if renewed.is_ok() {
+            self.go_on(tick, age >= shortest);
+        }
         if let Err(failure) = renewed {
             // Soon again: the lease is three times as long.
             self.beat_at = now + Duration::from_millis(every.min(1000));
             tracing::warn!(why = %failure.why(), "could not renew the leases of this process");
+        }
+    }
+
+    /// After a renewal: ends that held back what came ahead, because nobody knew whether it is still theirs, hand it out again.
+    fn go_on(&mut self, tick: i64, was_over: bool) {
+        // What was lost meanwhile is said before the rest is handed out.
+        if was_over && !self.find_lost() {
+            return;
+        }
+        self.shared.renewed.store(tick, Ordering::Relaxed);
+        if was_over {
+            for sub in &mut self.subs {
+                sub.deliver();
+                sub.mailbox.post(|_| ());
+            }
         }
     }
 
@@ -176,21 +196,25 @@ impl Writer {
         self.beat_at = host::monotonic();
     }
 
-    /// Ends whose session others have ended: their lease was over.
-    fn find_lost(&mut self) {
+    /// Ends whose session others have ended: their lease was over. Answers whether all is known.
+    fn find_lost(&mut self) -> bool {
+        let mut sure = true;
         for at in 0..self.subs.len() {
             let session = self.subs[at].session;
             let known = self
                 .conn
                 .prepare_cached("SELECT 1 FROM session WHERE id=?1")
                 .and_then(|mut statement| statement.exists([session]));
-            if matches!(known, Ok(false)) {
-                self.renew_session(at);
-            }
+            sure &= match known {
+                Ok(true) => true,
+                Ok(false) => self.renew_session(at),
+                Err(_) => false,
+            };
         }
+        sure
     }
 
-    fn renew_session(&mut self, at: usize) {
+    fn renew_session(&mut self, at: usize) -> bool {
         let sub = &self.subs[at];
         let (tube, grp) = match &sub.kind {
             Kind::Tube(tube) => (*tube, 0),
@@ -209,7 +233,7 @@ impl Writer {
             Err(failure) => {
                 tracing::warn!(why = %failure.why(), "a lost session could not be begun again, trying on");
                 self.foreign = true;
-                return;
+                return false;
             }
         };
         tracing::warn!(label = %self.subs[at].label, "the lease of a subscription was lost, for example because this process was stopped; others have its messages");
@@ -226,6 +250,7 @@ impl Writer {
                 }
             }
         }
+        true
     }
 
     fn keeper_turn(&mut self, now: Instant) {
