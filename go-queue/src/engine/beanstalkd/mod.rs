@@ -1,18 +1,10 @@
 //! Tasks on beanstalkd: one node or several, each task on some of them.
 
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the two sides of the engine that use it come next"
-    )
-)]
+mod alarm;
 mod codec;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the two sides of the engine that use it come next"
-    )
-)]
+mod hold;
+mod letter;
 mod link;
+mod node_end;
+mod receive;
+mod session;
