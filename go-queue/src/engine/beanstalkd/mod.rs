@@ -1,34 +1,20 @@
 //! Tasks on beanstalkd: one node or several, each task on some of them.
 
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the two sides of the engine that use it come next"
-    )
-)]
+mod alarm;
 mod codec;
 #[cfg_attr(
     not(test),
-    expect(
-        dead_code,
-        reason = "the two sides of the engine that use it come next"
-    )
+    expect(dead_code, reason = "the engine that uses it comes next")
 )]
 mod go_queue;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the two sides of the engine that use it come next"
-    )
-)]
+mod hold;
+mod letter;
 mod link;
+mod node_end;
+mod receive;
+mod session;
 #[cfg_attr(
     not(test),
-    expect(
-        dead_code,
-        reason = "the two sides of the engine that use it come next"
-    )
+    expect(dead_code, reason = "the engine that uses it comes next")
 )]
 mod transfer;
