@@ -7,9 +7,11 @@
 //! - The consuming side owns one connection for each node and subscription and polls them.
 //! - The producing side has one task for each node, shared by all callers: see [`node`].
 
+mod alarm;
 mod codec;
 mod config;
 mod copies;
+mod dead;
 mod driver;
 mod figures;
 #[cfg_attr(
@@ -20,11 +22,16 @@ mod figures;
     )
 )]
 mod go_queue;
+mod hold;
+mod letter;
 mod link;
 mod node;
+mod node_end;
 mod placement;
 mod publish;
+mod receive;
 mod replicas;
+mod session;
 mod tasks;
 #[cfg_attr(
     not(test),
@@ -41,25 +48,31 @@ mod tests;
 use std::fmt;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::dedup::Marks;
 use crate::engine::{
-    BoxFuture, Capabilities, Engine, EngineError, Publish, Receive, Subscribe, Tasks,
+    BoxFuture, Capabilities, DeadLetters, Engine, EngineError, Publish, Receive, Subscribe, Tasks,
 };
-use crate::name::Side;
+use crate::name::{Place, Side};
 use crate::time::Clock;
 
 pub use config::{AtStart, Config, LowWater, TubeConfig, Wire};
+use dead::DeadTubes;
 use driver::Settings;
 use figures::Figures;
 pub use figures::ReplicationFigures;
 use node::Node;
+use receive::{Framing, Site};
 
 /// The name of the engine.
 pub(crate) const ENGINE: &str = "beanstalkd";
+
+/// How long a node may at least owe a consumer an answer: cutting its connection gives back everything in hand.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The engine on a set of nodes. Cheap to clone: all clones share the connections, which end when the last of them, of their
 /// publishers and of their subscriptions is gone, or at [`Engine::close`].
@@ -87,6 +100,9 @@ pub(crate) struct Shared {
     nth: AtomicU32,
     /// Where this process has moved tasks to, while there is no store to note it.
     moved: tasks::Moved,
+    /// What the ends of subscriptions share.
+    site: Arc<Site>,
+    dead: DeadTubes,
     drivers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -154,6 +170,18 @@ impl Beanstalkd {
             tokio::spawn(driver::run(node.clone(), settings.clone()))
         });
         let drivers = Mutex::new(drivers.collect());
+        let dead = DeadTubes::new(nodes.clone(), config.clone(), marks.clone(), clock.clone());
+        let site = Arc::new(Site {
+            endpoints: config.endpoints.clone(),
+            connect: config.connect_timeout,
+            patience: config.deadline.max(PATIENCE),
+            lease: config.lease,
+            unacked: config.unacked,
+            claimed: marks.is_some(),
+            clock: clock.clone(),
+            letters: Some(Arc::new(dead.clone())),
+            epochs: AtomicU32::new(1),
+        });
         let engine = Self(Arc::new(Shared {
             clock,
             marks,
@@ -165,6 +193,8 @@ impl Beanstalkd {
             window: replicas::window(),
             nth: AtomicU32::new(fastrand::u32(..)),
             moved: tasks::Moved::default(),
+            site,
+            dead,
             drivers,
             config,
         }));
@@ -256,10 +286,18 @@ impl Engine for Beanstalkd {
         to: &'a Subscribe,
     ) -> BoxFuture<'a, Result<Box<dyn Receive>, EngineError>> {
         Box::pin(async move {
-            Err(EngineError::Unsupported {
-                engine: ENGINE,
-                what: format!("take messages from {}", to.place),
-            })
+            let wire = match &to.place {
+                Place::Tube(tube) => {
+                    dead::dead_tube(tube)?;
+                    self.0.config.tube(tube).wire
+                }
+                Place::Topic(_) => Wire::Native,
+            };
+            let framing = match wire {
+                Wire::Native => Framing::Native,
+                Wire::GoQueue { late } => Framing::GoQueue { late },
+            };
+            receive::open(Arc::clone(&self.0.site), to, framing)
         })
     }
 
@@ -269,6 +307,10 @@ impl Engine for Beanstalkd {
 
     fn tasks(&self) -> Option<Arc<dyn Tasks>> {
         Some(Arc::new(tasks::Changes(self.0.clone())))
+    }
+
+    fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
+        Some(Arc::new(self.0.dead.clone()))
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), EngineError>> {
