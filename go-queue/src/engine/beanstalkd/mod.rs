@@ -7,16 +7,22 @@
 //! - The consuming side owns one connection for each node and subscription and polls them.
 //! - The producing side has one task for each node, shared by all callers: see [`node`].
 
+mod alarm;
 mod codec;
 mod config;
 mod copies;
 mod driver;
 mod figures;
+mod hold;
+mod letter;
 mod link;
 mod node;
+mod node_end;
 mod placement;
 mod publish;
+mod receive;
 mod replicas;
+mod session;
 mod tasks;
 
 #[cfg(test)]
@@ -25,6 +31,7 @@ mod tests;
 use std::fmt;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
@@ -41,6 +48,10 @@ use driver::Settings;
 use figures::Figures;
 pub use figures::ReplicationFigures;
 use node::Node;
+use receive::{Framing, Site};
+
+/// How long a consumer waits at least for an answer that is late: it has nobody who waits with it.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The name of the engine.
 pub(crate) const ENGINE: &str = "beanstalkd";
@@ -71,6 +82,8 @@ pub(crate) struct Shared {
     nth: AtomicU32,
     /// Where this process has moved tasks to, while there is no store to note it.
     moved: tasks::Moved,
+    /// What the ends of subscriptions share.
+    site: Arc<Site>,
     drivers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -125,6 +138,17 @@ impl Beanstalkd {
             .enumerate()
             .map(|(index, endpoint)| Node::new(index, endpoint.clone(), changed.clone()))
             .collect();
+        let site = Arc::new(Site {
+            endpoints: config.endpoints.clone(),
+            connect: config.connect_timeout,
+            patience: config.deadline.max(PATIENCE),
+            lease: config.lease,
+            unacked: config.unacked,
+            claimed: marks.is_some(),
+            clock: clock.clone(),
+            letters: None,
+            epochs: AtomicU32::new(1),
+        });
         let settings = Settings {
             deadline: config.deadline,
             connect_timeout: config.connect_timeout,
@@ -149,6 +173,7 @@ impl Beanstalkd {
             window: replicas::window(),
             nth: AtomicU32::new(fastrand::u32(..)),
             moved: tasks::Moved::default(),
+            site,
             drivers,
             config,
         }));
@@ -239,12 +264,12 @@ impl Engine for Beanstalkd {
         &'a self,
         to: &'a Subscribe,
     ) -> BoxFuture<'a, Result<Box<dyn Receive>, EngineError>> {
-        Box::pin(async move {
-            Err(EngineError::Unsupported {
-                engine: ENGINE,
-                what: format!("take messages from {}", to.place),
-            })
-        })
+        let framing = match self.0.config.tube(to.place.name()).wire {
+            Wire::Native => Framing::Native,
+            Wire::GoQueue { late } => Framing::GoQueue { late },
+        };
+        let opened = receive::open(self.0.site.clone(), to, framing);
+        Box::pin(std::future::ready(opened))
     }
 
     fn publisher(&self) -> Arc<dyn Publish> {
