@@ -99,6 +99,16 @@ impl NodeEnd {
         self.sessions.iter().map(|session| session.reserves).sum()
     }
 
+    /// Jobs that are reserved and wait for their history.
+    pub(super) fn in_line(&self) -> usize {
+        self.sessions.iter().map(Session::in_line).sum()
+    }
+
+    /// Jobs that have room set aside for them.
+    pub(super) fn coming(&self) -> usize {
+        self.reserves() + self.in_line()
+    }
+
     pub(super) fn has_dying(&self) -> bool {
         self.sessions.iter().any(|session| session.dying > 0)
     }
