@@ -117,7 +117,8 @@ pub enum MarkWhat {
         /// What the engine needs to find it again.
         place: Arc<str>,
     },
-    /// The announced task was not stored: takes back `Announce` of this token, and nothing else.
+    /// The announced task was not stored: takes back `Announce` of this token, and nothing else. With a token that nobody has used it
+    /// is a question: `Set` says that nothing is known of the task, any other answer what is.
     Withdraw {
         /// As announced.
         token: u64,

@@ -1,0 +1,1 @@
+//! The producing side against real nodes, and against a node that misbehaves.
