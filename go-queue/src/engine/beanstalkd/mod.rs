@@ -13,7 +13,6 @@ mod config;
 mod copies;
 mod driver;
 mod figures;
-mod go_queue;
 mod hold;
 mod letter;
 mod link;
@@ -51,6 +50,7 @@ use figures::Figures;
 pub use figures::ReplicationFigures;
 use node::Node;
 use receive::{Framing, Site};
+pub use transfer::private_tube;
 
 /// How long a consumer waits at least for an answer that is late: it has nobody who waits with it.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -221,12 +221,8 @@ impl Shared {
         for node in &self.nodes {
             node.close();
         }
-        let drivers = std::mem::take(
-            &mut *self
-                .drivers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        let drivers =
+            std::mem::take(&mut *self.drivers.lock().unwrap_or_else(PoisonError::into_inner));
         for driver in drivers {
             // It has a bound of its own; if it was ended by the run-time there is nothing to wait for.
             let _ = driver.await;
@@ -270,7 +266,11 @@ impl Engine for Beanstalkd {
             Wire::Native => Framing::Native,
             Wire::GoQueue { late } => Framing::GoQueue { late },
         };
-        let opened = receive::open(self.0.site.clone(), to, framing);
+        let opened = if self.0.config.tube(to.place.name()).mixed_fleet {
+            transfer::open(&self.0, to)
+        } else {
+            receive::open(self.0.site.clone(), to, framing)
+        };
         Box::pin(std::future::ready(opened))
     }
 
