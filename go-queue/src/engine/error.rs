@@ -74,13 +74,15 @@ pub enum PublishError {
         /// Which limit, and how to raise it.
         why: Arc<str>,
     },
-    /// Fewer nodes confirmed than asked. The message may run.
+    /// Fewer nodes confirmed than asked. What was stored has been taken back, unless `maybe_stored`.
     #[error("{confirmed} of {wanted} nodes confirmed the message in time")]
     UnderReplicated {
         /// Confirmations.
         confirmed: usize,
         /// Confirmations asked.
         wanted: usize,
+        /// A copy could not be taken back: the message may run.
+        maybe_stored: bool,
     },
     /// The engine could not be reached or failed; nothing was stored, unless `maybe_stored`.
     #[error("the {engine} engine did not accept the message: {why}")]

@@ -138,6 +138,20 @@ fn priority_header(priority: u32) -> [u8; PRIORITY_HEADER_LEN] {
     header
 }
 
+/// Where the due time stands.
+const DUE: std::ops::Range<usize> = 20..28;
+
+/// The same envelope with another due time, for a task that is moved. Everything else stays as it is, byte for byte.
+///
+/// # Errors
+/// As [`open`].
+pub fn with_due(raw: &Bytes, due: WallTime) -> Result<Bytes, OpenError> {
+    read(raw)?;
+    let mut moved = raw.to_vec();
+    moved[DUE].copy_from_slice(&due.as_nanos().to_be_bytes());
+    Ok(moved.into())
+}
+
 /// What an envelope held.
 #[derive(Clone, Debug)]
 pub struct Opened {
@@ -381,6 +395,20 @@ mod tests {
         assert_eq!(headers.get("trace"), Some(&b"\x00\xff"[..]));
         assert_eq!(headers.get(PRIORITY_HEADER), Some(&[0, 0, 0, 5][..]));
         assert_eq!(opened.message.body.payload(), "延迟".as_bytes());
+    }
+
+    #[test]
+    fn a_moved_task_differs_in_its_due_time_alone() {
+        let due = WallTime::from_nanos(-5);
+        let moved = with_due(&golden("everything"), due).expect("it opens");
+        let opened = open(moved.clone()).expect("it opens");
+        assert_eq!((opened.message.due, opened.message.id), (due, ID));
+        let was = open(golden("everything")).expect("it opens").message.due;
+        assert_eq!(with_due(&moved, was), Ok(golden("everything")));
+        assert_eq!(
+            with_due(&golden("newer"), due),
+            Err(OpenError::Newer { version: 2 })
+        );
     }
 
     #[test]

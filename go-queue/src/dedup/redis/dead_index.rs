@@ -4,7 +4,7 @@
 //! microseconds, or one more than the last: an index that lost everything never gives a cursor out again for another letter.
 
 use std::fmt;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use super::Shared;
 use super::link::Reply;
@@ -17,9 +17,9 @@ use crate::name::Name;
 use crate::time::WallTime;
 
 /// Keys: entries, cursors by task, all cursors, cursors of the tube, the last cursor. Arguments: the task, its entry, the time.
-static PUT: LazyLock<Lua> = LazyLock::new(|| {
-    Lua::new(
-        "local c = redis.call('HGET', KEYS[2], ARGV[1])
+static PUT: Lua = Lua {
+    hash: "2dead26c8ac7171413406190dcb48650f92b02f6",
+    text: "local c = redis.call('HGET', KEYS[2], ARGV[1])
 if not c then
   local n = tonumber(ARGV[3])
   local last = tonumber(redis.call('GET', KEYS[5]) or '0')
@@ -32,13 +32,12 @@ if not c then
 end
 redis.call('HSET', KEYS[1], c, ARGV[2])
 return c",
-    )
-});
+};
 
 /// Keys: entries, the cursors to list. Arguments: behind this cursor, at most so many.
-static LIST: LazyLock<Lua> = LazyLock::new(|| {
-    Lua::new(
-        "local found = {}
+static LIST: Lua = Lua {
+    hash: "ff789138d9e7c19f4e3f7d3bf6412a3cd5a27bb3",
+    text: "local found = {}
 for _, c in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf', 'LIMIT', 0, ARGV[2])) do
   local entry = redis.call('HGET', KEYS[1], c)
   if entry then
@@ -47,17 +46,26 @@ for _, c in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf', 
   end
 end
 return found",
-    )
-});
+};
 
 /// Keys: entries. Arguments: the cursor.
-static GET: LazyLock<Lua> =
-    LazyLock::new(|| Lua::new("return redis.call('HGET', KEYS[1], ARGV[1])"));
+static GET: Lua = Lua {
+    hash: "4688a0f6e1e971a14e2d596031751f0590d37a92",
+    text: "return redis.call('HGET', KEYS[1], ARGV[1])",
+};
+
+/// Keys: entries, cursors by task. Arguments: the task.
+static FIND: Lua = Lua {
+    hash: "5bb77cd1f7c28224069f6d2eca8738789a27b23d",
+    text: "local c = redis.call('HGET', KEYS[2], ARGV[1])
+if not c then return false end
+return {c, redis.call('HGET', KEYS[1], c)}",
+};
 
 /// Keys: entries, cursors by task, all cursors. Arguments: the cursor, what the key of a tube begins with (same hash tag).
-static REMOVE: LazyLock<Lua> = LazyLock::new(|| {
-    Lua::new(
-        "local entry = redis.call('HGET', KEYS[1], ARGV[1])
+static REMOVE: Lua = Lua {
+    hash: "f7ed80f1aa7cac0f8cf8c950c0243ed9646c3ed2",
+    text: "local entry = redis.call('HGET', KEYS[1], ARGV[1])
 if not entry then return 0 end
 local tube, id = string.match(entry, '^([^\\n]*)\\n([^\\n]*)\\n')
 redis.call('HDEL', KEYS[1], ARGV[1])
@@ -65,11 +73,16 @@ redis.call('HDEL', KEYS[2], tube .. '\\n' .. id)
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('ZREM', ARGV[2] .. tube, ARGV[1])
 return 1",
-    )
-});
+};
 
 /// Keys: the cursors to count.
-static COUNT: LazyLock<Lua> = LazyLock::new(|| Lua::new("return redis.call('ZCARD', KEYS[1])"));
+static COUNT: Lua = Lua {
+    hash: "069031802520e6bede929a90688aa1aaeff3de25",
+    text: "return redis.call('ZCARD', KEYS[1])",
+};
+
+#[cfg(test)]
+pub(super) static SCRIPTS: [&Lua; 6] = [&PUT, &LIST, &GET, &FIND, &REMOVE, &COUNT];
 
 pub(super) struct RedisDeadIndex {
     store: Arc<Shared>,
@@ -120,13 +133,13 @@ fn strange() -> StoreDown {
 }
 
 /// The task of an entry, as it stands at its beginning.
-fn task(entry: &DeadEntry) -> String {
-    format!("{}\n{:032x}", entry.tube, entry.id.0)
+fn task(tube: &Name, id: Id) -> String {
+    format!("{tube}\n{:032x}", id.0)
 }
 
 fn write(entry: &DeadEntry) -> Vec<u8> {
     let died = entry.died.as_nanos();
-    format!("{}\n{died}\n{}", task(entry), entry.place).into_bytes()
+    format!("{}\n{died}\n{}", task(&entry.tube, entry.id), entry.place).into_bytes()
 }
 
 fn read(bytes: &[u8]) -> Option<DeadEntry> {
@@ -146,6 +159,15 @@ fn cursor(bytes: &[u8]) -> Result<u64, StoreDown> {
         .ok_or_else(strange)
 }
 
+fn both(pair: &[Reply]) -> Result<(u64, DeadEntry), StoreDown> {
+    match pair {
+        [Reply::Text(at), Reply::Text(entry)] => {
+            Ok((cursor(at)?, read(entry).ok_or_else(strange)?))
+        }
+        _ => Err(strange()),
+    }
+}
+
 impl DeadIndex for RedisDeadIndex {
     fn put(&self, entry: DeadEntry) -> BoxFuture<'_, Result<u64, StoreDown>> {
         Box::pin(async move {
@@ -158,7 +180,7 @@ impl DeadIndex for RedisDeadIndex {
                 self.key("last"),
             ];
             let args = vec![
-                task(&entry).into_bytes(),
+                task(&entry.tube, entry.id).into_bytes(),
                 write(&entry),
                 micros.to_string().into_bytes(),
             ];
@@ -184,15 +206,23 @@ impl DeadIndex for RedisDeadIndex {
             let Reply::List(found) = self.call(&LIST, keys, args).await? else {
                 return Err(strange());
             };
-            found
-                .chunks_exact(2)
-                .map(|pair| match pair {
-                    [Reply::Text(at), Reply::Text(entry)] => {
-                        Ok((cursor(at)?, read(entry).ok_or_else(strange)?))
-                    }
-                    _ => Err(strange()),
-                })
-                .collect()
+            found.chunks_exact(2).map(both).collect()
+        })
+    }
+
+    fn find(
+        &self,
+        tube: Name,
+        id: Id,
+    ) -> BoxFuture<'_, Result<Option<(u64, DeadEntry)>, StoreDown>> {
+        Box::pin(async move {
+            let keys = vec![self.key("entries"), self.key("tasks")];
+            let args = vec![task(&tube, id).into_bytes()];
+            match self.call(&FIND, keys, args).await? {
+                Reply::Nil => Ok(None),
+                Reply::List(found) => both(&found).map(Some),
+                _ => Err(strange()),
+            }
         })
     }
 

@@ -527,8 +527,9 @@ impl Machine {
                     // Who asked has given up: with a policy that runs without a store, or because it ends.
                     purpose.last_word(claim, now)
                 }
-                Phase::Unsure(_) => return true,
-                Phase::Asking(_) | Phase::Looking(_) | Phase::Ending => return true,
+                Phase::Unsure(_) | Phase::Asking(_) | Phase::Looking(_) | Phase::Ending => {
+                    return true;
+                }
             };
             let keep = matches!(step, Step::Renew { .. });
             commands.push(Command {

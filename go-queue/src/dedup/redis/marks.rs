@@ -91,12 +91,31 @@ impl RedisMarks {
         Open {
             key,
             // A name is rarely used twice: the first guess is that nothing is there.
-            known: matches!(mark.what, MarkWhat::Announce { .. }).then_some(None),
+            known: match mark.what {
+                MarkWhat::Announce { .. } => Known::Nothing,
+                _ => Known::Unread,
+            },
             what: mark.what,
             keep: millis(mark.keep).max(least),
             now: 0,
             tried: None,
             answer: None,
+        }
+    }
+}
+
+/// What stands under a key.
+enum Known {
+    Unread,
+    Nothing,
+    Value(Vec<u8>),
+}
+
+impl Known {
+    fn value(&self) -> Option<&[u8]> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Unread | Self::Nothing => None,
         }
     }
 }
@@ -110,7 +129,7 @@ struct Open {
     /// The time of Redis when it was last asked.
     now: u64,
     /// What stands there, as far as known.
-    known: Option<Option<Vec<u8>>>,
+    known: Known,
     /// What will be the answer if nobody was faster.
     tried: Option<Marked>,
     answer: Option<Result<Marked, StoreDown>>,
@@ -119,37 +138,39 @@ struct Open {
 impl Open {
     fn send(&mut self, now: u64, whole: bool, to: &mut Pipeline) {
         self.now = now;
-        let decided = self
-            .known
-            .as_ref()
-            .map(|known| marked(&self.what, known.as_deref(), now));
-        let (answer, new) = match decided {
-            Some((answer, Change::Write(new))) => (answer, new),
-            Some((answer, Change::Remove)) => (answer, Vec::new()),
+        let decided = match self.known {
+            Known::Unread => Change::None,
+            Known::Nothing | Known::Value(_) => {
+                let (answer, change) = marked(&self.what, self.known.value(), now);
+                self.tried = Some(answer);
+                change
+            }
+        };
+        let new = match decided {
+            Change::Write(new) => new,
+            Change::Remove => Vec::new(),
             // Not read yet, or nothing to do any more: a lease has ended since.
-            None | Some((_, Change::None)) => {
+            Change::None => {
                 self.tried = None;
                 to.cmd("GET").arg(&self.key);
                 return;
             }
         };
-        let known = self.known.as_ref().and_then(Option::as_deref);
         let mut command = SWAP.call(whole, 1);
         command
             .arg(&self.key)
-            .arg(known.unwrap_or_default())
+            .arg(self.known.value().unwrap_or_default())
             .arg(new)
             .arg(self.keep);
         to.add_command(command);
-        self.tried = Some(answer);
     }
 
     fn take(&mut self, reply: Reply) {
         match (reply, self.tried.take()) {
             (Reply::Int(_), Some(answer)) => self.answer = Some(Ok(answer)),
-            (Reply::Text(value), Some(_)) if value.is_empty() => self.found(None),
-            (Reply::Text(value), _) => self.found(Some(value)),
-            (Reply::Nil, None) => self.found(None),
+            (Reply::Text(value), Some(_)) if value.is_empty() => self.found(Known::Nothing),
+            (Reply::Text(value), _) => self.found(Known::Value(value)),
+            (Reply::Nil, None) => self.found(Known::Nothing),
             (Reply::NoScript, _) => {}
             (Reply::Refused(why), _) => self.answer = Some(Err(StoreDown { why })),
             _ => self.answer = Some(Err(down("Redis answered something else than was asked"))),
@@ -157,11 +178,11 @@ impl Open {
     }
 
     /// This stands there now. A mark that changes nothing is answered by that.
-    fn found(&mut self, value: Option<Vec<u8>>) {
-        if let (answer, Change::None) = marked(&self.what, value.as_deref(), self.now) {
+    fn found(&mut self, known: Known) {
+        if let (answer, Change::None) = marked(&self.what, known.value(), self.now) {
             self.answer = Some(Ok(answer));
         }
-        self.known = Some(value);
+        self.known = known;
     }
 }
 

@@ -11,13 +11,14 @@
 //! | `P:<token>` | announced: about to be stored by the producer with this token |
 //! | `S:<place>` | stored |
 //! | 16 letters and digits | the lock of a worker of the Go library |
+//! | `gq-` and 13 letters and digits | the same lock in our hands: the task waits in a private tube |
 //!
 //! Times are milliseconds since 1970 by the clock of Redis.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dedup::{MarkWhat, Marked};
+use crate::dedup::{GoLock, MarkWhat, Marked};
 
 /// Who finds the claim of somebody else, or one about to be settled, asks again after this time at the latest.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
@@ -55,6 +56,8 @@ pub(super) enum Value<'a> {
         place: &'a str,
     },
     GoLock,
+    /// The lock of the Go library, by a claim of ours.
+    Taken,
     /// Nothing that this version writes.
     Unknown,
 }
@@ -65,6 +68,8 @@ impl<'a> Value<'a> {
         Self::parse(bytes).unwrap_or_else(|| {
             if bytes.len() == 16 && bytes.iter().all(u8::is_ascii_alphanumeric) {
                 Self::GoLock
+            } else if bytes.len() == 16 && bytes.starts_with(GoLock::OURS) {
+                Self::Taken
             } else {
                 Self::Unknown
             }
@@ -149,7 +154,7 @@ impl<'a> Value<'a> {
                 return out.extend_from_slice(place.as_bytes());
             }
             // Not ours to write.
-            Self::GoLock | Self::Unknown => return,
+            Self::GoLock | Self::Taken | Self::Unknown => return,
         };
         out.extend_from_slice(&[kind, b':']);
         digits(u64::from(attempt), out);
@@ -236,7 +241,9 @@ pub(super) fn claimed(value: &[u8], me: &str, now: u64) -> Claimed {
             rest: rest(until).min(DYING_AGAIN),
         },
         Value::Announced { .. } | Value::Stored { .. } => Claimed::Take { attempt: 1 },
-        Value::Done | Value::Dead { .. } | Value::Revoked | Value::GoLock => Claimed::Done,
+        Value::Done | Value::Dead { .. } | Value::Revoked | Value::GoLock | Value::Taken => {
+            Claimed::Done
+        }
         // Written by a version that knows more: dropping the replica could lose the task.
         Value::Unknown => Claimed::Wait { rest: ASK_AGAIN },
     }
@@ -300,7 +307,7 @@ pub(super) fn marked(what: &MarkWhat, value: Option<&[u8]>, now: u64) -> (Marked
             })
         }
         MarkWhat::Dead { attempts } => match value {
-            Some(Value::Done | Value::GoLock | Value::Unknown) => refused(),
+            Some(Value::Done | Value::GoLock | Value::Taken | Value::Unknown) => refused(),
             Some(Value::Running { .. }) if runs => refused(),
             _ => write(Value::Dead { attempt: *attempts }),
         },
@@ -325,9 +332,10 @@ pub(super) fn marked(what: &MarkWhat, value: Option<&[u8]>, now: u64) -> (Marked
 fn refusal(value: Option<Value<'_>>, now: u64) -> Marked {
     match value {
         Some(Value::Running { until, .. }) if until > now => Marked::Running,
-        Some(Value::Running { .. } | Value::Waiting { .. } | Value::Announced { .. }) | None => {
-            Marked::Stored(None)
-        }
+        Some(
+            Value::Running { .. } | Value::Waiting { .. } | Value::Announced { .. } | Value::Taken,
+        )
+        | None => Marked::Stored(None),
         Some(Value::Stored { place }) => Marked::Stored(Some(Arc::from(place))),
         Some(Value::Dying { .. } | Value::Dead { .. }) => Marked::Dead,
         Some(Value::Revoked) => Marked::Revoked,
@@ -379,6 +387,9 @@ mod tests {
     #[test]
     fn the_lock_of_a_go_worker_is_told_from_what_is_unknown() {
         assert_eq!(Value::read(b"wGfNigJUK7NKQINV"), Value::GoLock);
+        assert_eq!(Value::read(&GoLock::new_claim()), Value::Taken);
+        let (said, change) = marked(&MarkWhat::Revoke, Some(&GoLock::new_claim()), NOW);
+        assert_eq!((said, change), (Marked::Stored(None), Change::None));
         for strange in [
             &b""[..],
             b"wGfNigJUK7NKQIN",
@@ -429,10 +440,10 @@ mod tests {
     }
 
     #[track_caller]
-    fn mark(what: MarkWhat, value: &str, marked_as: Marked, becomes: &str) {
+    fn mark(what: &MarkWhat, value: &str, marked_as: &Marked, becomes: &str) {
         let found = (!value.is_empty()).then_some(value.as_bytes());
-        let (answer, change) = marked(&what, found, NOW);
-        assert_eq!(answer, marked_as, "{what:?} on {value:?}");
+        let (answer, change) = marked(what, found, NOW);
+        assert_eq!(&answer, marked_as, "{what:?} on {value:?}");
         let after = match &change {
             Change::None => value,
             Change::Remove => "",
@@ -448,31 +459,31 @@ mod tests {
     fn a_named_task_is_announced_unless_it_is_known() {
         let announce = || MarkWhat::Announce { token: 5 };
         for free in ["", "P:4", "V"] {
-            mark(announce(), free, Marked::Set, "P:5");
+            mark(&announce(), free, &Marked::Set, "P:5");
         }
         mark(
-            announce(),
+            &announce(),
             "S:a/1",
-            Marked::Stored(Some("a/1".into())),
+            &Marked::Stored(Some("a/1".into())),
             "S:a/1",
         );
-        mark(announce(), RUNS, Marked::Running, RUNS);
-        mark(announce(), OVER, Marked::Stored(None), OVER);
-        mark(announce(), "W:1:a:5", Marked::Stored(None), "W:1:a:5");
-        mark(announce(), "D", Marked::Done, "D");
-        mark(announce(), "X:3", Marked::Dead, "X:3");
+        mark(&announce(), RUNS, &Marked::Running, RUNS);
+        mark(&announce(), OVER, &Marked::Stored(None), OVER);
+        mark(&announce(), "W:1:a:5", &Marked::Stored(None), "W:1:a:5");
+        mark(&announce(), "D", &Marked::Done, "D");
+        mark(&announce(), "X:3", &Marked::Dead, "X:3");
         let stored = || MarkWhat::Stored {
             place: "b/2".into(),
         };
-        mark(stored(), "P:5", Marked::Set, "S:b/2");
-        mark(stored(), RUNS, Marked::Running, RUNS);
-        mark(stored(), "D", Marked::Done, "D");
-        mark(stored(), "V", Marked::Revoked, "V");
-        mark(MarkWhat::Withdraw { token: 5 }, "P:5", Marked::Set, "");
+        mark(&stored(), "P:5", &Marked::Set, "S:b/2");
+        mark(&stored(), RUNS, &Marked::Running, RUNS);
+        mark(&stored(), "D", &Marked::Done, "D");
+        mark(&stored(), "V", &Marked::Revoked, "V");
+        mark(&MarkWhat::Withdraw { token: 5 }, "P:5", &Marked::Set, "");
         mark(
-            MarkWhat::Withdraw { token: 5 },
+            &MarkWhat::Withdraw { token: 5 },
             "P:6",
-            Marked::Stored(None),
+            &Marked::Stored(None),
             "P:6",
         );
     }
@@ -480,21 +491,26 @@ mod tests {
     #[test]
     fn a_task_is_revoked_unless_it_runs_or_has_run() {
         for free in ["", "P:4", "S:a", "W:2:a:5", OVER] {
-            mark(MarkWhat::Revoke, free, Marked::Set, "V");
+            mark(&MarkWhat::Revoke, free, &Marked::Set, "V");
         }
-        mark(MarkWhat::Revoke, RUNS, Marked::Running, RUNS);
-        mark(MarkWhat::Revoke, "D", Marked::Done, "D");
-        mark(MarkWhat::Revoke, "Z:1:a:5", Marked::Dead, "Z:1:a:5");
-        mark(MarkWhat::Revoke, "V", Marked::Revoked, "V");
+        mark(&MarkWhat::Revoke, RUNS, &Marked::Running, RUNS);
+        mark(&MarkWhat::Revoke, "D", &Marked::Done, "D");
+        mark(&MarkWhat::Revoke, "Z:1:a:5", &Marked::Dead, "Z:1:a:5");
+        mark(&MarkWhat::Revoke, "V", &Marked::Revoked, "V");
         mark(
-            MarkWhat::Revoke,
+            &MarkWhat::Revoke,
             "wGfNigJUK7NKQINV",
-            Marked::Done,
+            &Marked::Done,
             "wGfNigJUK7NKQINV",
         );
-        mark(MarkWhat::Forget, "V", Marked::Set, "");
-        mark(MarkWhat::Forget, "W:0:-:9", Marked::Set, "");
-        mark(MarkWhat::Forget, "W:1:a:9", Marked::Stored(None), "W:1:a:9");
+        mark(&MarkWhat::Forget, "V", &Marked::Set, "");
+        mark(&MarkWhat::Forget, "W:0:-:9", &Marked::Set, "");
+        mark(
+            &MarkWhat::Forget,
+            "W:1:a:9",
+            &Marked::Stored(None),
+            "W:1:a:9",
+        );
     }
 
     #[test]
@@ -502,26 +518,26 @@ mod tests {
         let later = || MarkWhat::NotBefore {
             due: WallTime::from_nanos(1_900_000_000_000_000_001),
         };
-        mark(later(), "S:a", Marked::Set, "W:0:-:1900000000001");
-        mark(later(), "W:4:a:5", Marked::Set, "W:4:-:1900000000001");
-        mark(later(), OVER, Marked::Set, "W:1:-:1900000000001");
-        mark(later(), RUNS, Marked::Running, RUNS);
-        mark(later(), "V", Marked::Revoked, "V");
+        mark(&later(), "S:a", &Marked::Set, "W:0:-:1900000000001");
+        mark(&later(), "W:4:a:5", &Marked::Set, "W:4:-:1900000000001");
+        mark(&later(), OVER, &Marked::Set, "W:1:-:1900000000001");
+        mark(&later(), RUNS, &Marked::Running, RUNS);
+        mark(&later(), "V", &Marked::Revoked, "V");
     }
 
     #[test]
     fn a_dead_letter_is_kept_first_and_replayed_once() {
         let dead = || MarkWhat::Dead { attempts: 9 };
         for given_up in ["Z:9:a:5", "", "W:9:a:5", OVER, "X:9"] {
-            mark(dead(), given_up, Marked::Set, "X:9");
+            mark(&dead(), given_up, &Marked::Set, "X:9");
         }
-        mark(dead(), RUNS, Marked::Running, RUNS);
-        mark(dead(), "D", Marked::Done, "D");
-        mark(MarkWhat::Replay, "X:9", Marked::Set, "");
-        mark(MarkWhat::Replay, "Z:9:a:5", Marked::Set, "");
-        mark(MarkWhat::Replay, "", Marked::Set, "");
-        mark(MarkWhat::Replay, RUNS, Marked::Running, RUNS);
-        mark(MarkWhat::Replay, "D", Marked::Done, "D");
+        mark(&dead(), RUNS, &Marked::Running, RUNS);
+        mark(&dead(), "D", &Marked::Done, "D");
+        mark(&MarkWhat::Replay, "X:9", &Marked::Set, "");
+        mark(&MarkWhat::Replay, "Z:9:a:5", &Marked::Set, "");
+        mark(&MarkWhat::Replay, "", &Marked::Set, "");
+        mark(&MarkWhat::Replay, RUNS, &Marked::Running, RUNS);
+        mark(&MarkWhat::Replay, "D", &Marked::Done, "D");
     }
 
     proptest! {

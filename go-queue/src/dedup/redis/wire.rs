@@ -1,9 +1,9 @@
 //! Keys, scripts, and the commands of a claim as they go to Redis.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, Pipeline, Script};
+use redis::{Cmd, Pipeline};
 
 use super::machine::{Command, End, Step};
 use super::value::{Value, owner};
@@ -49,18 +49,13 @@ impl Keys {
     }
 }
 
-/// A script with its digest.
+/// A script with its SHA-1, by which Redis knows it.
 pub(super) struct Lua {
-    text: &'static str,
-    hash: String,
+    pub(super) text: &'static str,
+    pub(super) hash: &'static str,
 }
 
 impl Lua {
-    pub(super) fn new(text: &'static str) -> Self {
-        let hash = Script::new(text).get_hash().to_owned();
-        Self { text, hash }
-    }
-
     /// Begins a call. `whole` sends the text, which Redis then knows by its digest.
     pub(super) fn call(&self, whole: bool, keys: usize) -> Cmd {
         let mut command = if whole {
@@ -69,7 +64,7 @@ impl Lua {
             command
         } else {
             let mut command = Cmd::with_capacity(8, 256);
-            command.arg("EVALSHA").arg(&self.hash);
+            command.arg("EVALSHA").arg(self.hash);
             command
         };
         command.arg(keys);
@@ -78,56 +73,51 @@ impl Lua {
 }
 
 /// `SET .. NX GET` for servers before 7.0. Arguments: value, milliseconds.
-static ACQUIRE: LazyLock<Lua> = LazyLock::new(|| {
-    Lua::new(
-        "local v = redis.call('GET', KEYS[1])
+static ACQUIRE: Lua = Lua {
+    hash: "e8b69fe8e99d54a0bfa70b3718fee6137afcced1",
+    text: "local v = redis.call('GET', KEYS[1])
 if not v then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 return v",
-    )
-});
+};
 
 /// Replaces exactly this value. Arguments: the old value (empty: none), the new one (empty: none), milliseconds. Answers 1, or
 /// what is there instead.
-pub(super) static SWAP: LazyLock<Lua> = LazyLock::new(|| {
-    Lua::new(
-        "local v = redis.call('GET', KEYS[1]) or ''
+pub(super) static SWAP: Lua = Lua {
+    hash: "bed51cc3307d5d8b705ef8585501de0c27ad841c",
+    text: "local v = redis.call('GET', KEYS[1]) or ''
 if v ~= ARGV[1] then return v end
 if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
 return 1",
-    )
-});
+};
 
 /// Replaces what this owner wrote, or nothing at all. Arguments: the owner between colons, the new value (empty: none),
 /// milliseconds. Answers 1, or what is there instead.
-static SETTLE: LazyLock<Lua> = LazyLock::new(|| {
-    Lua::new(
-        "local v = redis.call('GET', KEYS[1])
+static SETTLE: Lua = Lua {
+    hash: "cccab17ab473d670d814aac0addd4b8f3e0ae93b",
+    text: "local v = redis.call('GET', KEYS[1])
 if v and not string.find(v, ARGV[1], 1, true) then return v end
 if ARGV[2] ~= '' then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) elseif v then redis.call('DEL', KEYS[1]) end
 return 1",
-    )
-});
+};
 
 /// The lock script of the Go library, byte for byte, so that both share one entry of the script cache.
-pub(super) static GO_LOCK: LazyLock<Lua> = LazyLock::new(|| {
-    Lua::new(
-        "if redis.call(\"GET\", KEYS[1]) == ARGV[1] then
+pub(super) static GO_LOCK: Lua = Lua {
+    hash: "dbecad63894903ddf755d05d73a3eb7432ef75c0",
+    text: "if redis.call(\"GET\", KEYS[1]) == ARGV[1] then
     redis.call(\"SET\", KEYS[1], ARGV[1], \"PX\", ARGV[2])
     return \"OK\"
 else
     return redis.call(\"SET\", KEYS[1], ARGV[1], \"NX\", \"PX\", ARGV[2])
 end",
-    )
-});
+};
 
 /// Lengthens the life of exactly this value. Arguments: the value, milliseconds.
-pub(super) static EXTEND: LazyLock<Lua> = LazyLock::new(|| {
-    Lua::new(
-        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+pub(super) static EXTEND: Lua = Lua {
+    hash: "dba8305253ce460b9d2d8605f77697d1a65c3058",
+    text: "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return 1",
-    )
-});
+};
 
 /// What the commands of an end have in common.
 #[derive(Clone, Debug)]
@@ -226,6 +216,7 @@ impl Encoder {
 
 #[cfg(test)]
 mod tests {
+    use super::super::dead_index;
     use super::*;
 
     #[test]
@@ -235,6 +226,15 @@ mod tests {
         assert_eq!(raw, b"7738a7b94f1fd27f9ea7d0c05bcdd423");
         let native = Keys::new("gq", "reminders", KeyForm::Native).of(Id(10));
         assert_eq!(native, b"gq:reminders:0000000000000000000000000000000a");
+    }
+
+    #[test]
+    fn scripts_are_known_by_their_digests() {
+        let all = [&ACQUIRE, &SWAP, &SETTLE, &GO_LOCK, &EXTEND];
+        for script in all.into_iter().chain(dead_index::SCRIPTS) {
+            let hash = redis::Script::new(script.text);
+            assert_eq!(script.hash, hash.get_hash(), "{}", script.text);
+        }
     }
 
     #[test]
