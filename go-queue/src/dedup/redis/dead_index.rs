@@ -54,6 +54,14 @@ static GET: Lua = Lua {
     text: "return redis.call('HGET', KEYS[1], ARGV[1])",
 };
 
+/// Keys: entries, cursors by task. Arguments: the task.
+static FIND: Lua = Lua {
+    hash: "5bb77cd1f7c28224069f6d2eca8738789a27b23d",
+    text: "local c = redis.call('HGET', KEYS[2], ARGV[1])
+if not c then return false end
+return {c, redis.call('HGET', KEYS[1], c)}",
+};
+
 /// Keys: entries, cursors by task, all cursors. Arguments: the cursor, what the key of a tube begins with (same hash tag).
 static REMOVE: Lua = Lua {
     hash: "f7ed80f1aa7cac0f8cf8c950c0243ed9646c3ed2",
@@ -74,7 +82,7 @@ static COUNT: Lua = Lua {
 };
 
 #[cfg(test)]
-pub(super) static SCRIPTS: [&Lua; 5] = [&PUT, &LIST, &GET, &REMOVE, &COUNT];
+pub(super) static SCRIPTS: [&Lua; 6] = [&PUT, &LIST, &GET, &FIND, &REMOVE, &COUNT];
 
 pub(super) struct RedisDeadIndex {
     store: Arc<Shared>,
@@ -125,13 +133,13 @@ fn strange() -> StoreDown {
 }
 
 /// The task of an entry, as it stands at its beginning.
-fn task(entry: &DeadEntry) -> String {
-    format!("{}\n{:032x}", entry.tube, entry.id.0)
+fn task(tube: &Name, id: Id) -> String {
+    format!("{tube}\n{:032x}", id.0)
 }
 
 fn write(entry: &DeadEntry) -> Vec<u8> {
     let died = entry.died.as_nanos();
-    format!("{}\n{died}\n{}", task(entry), entry.place).into_bytes()
+    format!("{}\n{died}\n{}", task(&entry.tube, entry.id), entry.place).into_bytes()
 }
 
 fn read(bytes: &[u8]) -> Option<DeadEntry> {
@@ -151,6 +159,15 @@ fn cursor(bytes: &[u8]) -> Result<u64, StoreDown> {
         .ok_or_else(strange)
 }
 
+fn both(pair: &[Reply]) -> Result<(u64, DeadEntry), StoreDown> {
+    match pair {
+        [Reply::Text(at), Reply::Text(entry)] => {
+            Ok((cursor(at)?, read(entry).ok_or_else(strange)?))
+        }
+        _ => Err(strange()),
+    }
+}
+
 impl DeadIndex for RedisDeadIndex {
     fn put(&self, entry: DeadEntry) -> BoxFuture<'_, Result<u64, StoreDown>> {
         Box::pin(async move {
@@ -163,7 +180,7 @@ impl DeadIndex for RedisDeadIndex {
                 self.key("last"),
             ];
             let args = vec![
-                task(&entry).into_bytes(),
+                task(&entry.tube, entry.id).into_bytes(),
                 write(&entry),
                 micros.to_string().into_bytes(),
             ];
@@ -189,15 +206,23 @@ impl DeadIndex for RedisDeadIndex {
             let Reply::List(found) = self.call(&LIST, keys, args).await? else {
                 return Err(strange());
             };
-            found
-                .chunks_exact(2)
-                .map(|pair| match pair {
-                    [Reply::Text(at), Reply::Text(entry)] => {
-                        Ok((cursor(at)?, read(entry).ok_or_else(strange)?))
-                    }
-                    _ => Err(strange()),
-                })
-                .collect()
+            found.chunks_exact(2).map(both).collect()
+        })
+    }
+
+    fn find(
+        &self,
+        tube: Name,
+        id: Id,
+    ) -> BoxFuture<'_, Result<Option<(u64, DeadEntry)>, StoreDown>> {
+        Box::pin(async move {
+            let keys = vec![self.key("entries"), self.key("tasks")];
+            let args = vec![task(&tube, id).into_bytes()];
+            match self.call(&FIND, keys, args).await? {
+                Reply::Nil => Ok(None),
+                Reply::List(found) => both(&found).map(Some),
+                _ => Err(strange()),
+            }
         })
     }
 

@@ -215,6 +215,10 @@ async fn the_index_lists_letters_in_order_and_each_is_removed_once() {
         cursors[1..4]
     );
     assert_eq!(page[1].1, letter("odd", 3, 9_000));
+    let found = index.find(Name::literal("odd"), Id(3)).await.unwrap();
+    assert_eq!(found, Some((cursors[2], letter("odd", 3, 9_000))));
+    let none = index.find(Name::literal("even"), Id(3)).await.unwrap();
+    assert_eq!(none, None);
     let even = index
         .list(Some(Name::literal("even")), None, 100)
         .await
