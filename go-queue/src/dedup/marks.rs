@@ -184,6 +184,27 @@ pub trait DeadIndex: Send + Sync + fmt::Debug {
     /// One of them.
     fn get(&self, cursor: u64) -> BoxFuture<'_, Result<Option<DeadEntry>, StoreDown>>;
 
+    /// The one of a task, with its cursor. Stores that can find it directly do.
+    fn find(
+        &self,
+        tube: Name,
+        id: Id,
+    ) -> BoxFuture<'_, Result<Option<(u64, DeadEntry)>, StoreDown>> {
+        Box::pin(async move {
+            let mut after = None;
+            loop {
+                let page = self.list(Some(tube.clone()), after, 1000).await?;
+                let Some((last, _)) = page.last() else {
+                    return Ok(None);
+                };
+                after = Some(*last);
+                if let Some(found) = page.into_iter().find(|(_, entry)| entry.id == id) {
+                    return Ok(Some(found));
+                }
+            }
+        })
+    }
+
     /// Removes one. Answers whether this call removed it: of two that try, one is told so.
     fn remove(&self, cursor: u64) -> BoxFuture<'_, Result<bool, StoreDown>>;
 

@@ -11,8 +11,17 @@ mod alarm;
 mod codec;
 mod config;
 mod copies;
+mod dead;
 mod driver;
 mod figures;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "the two sides of the engine that use it come next"
+    )
+)]
+mod go_queue;
 mod hold;
 mod letter;
 mod link;
@@ -24,6 +33,14 @@ mod receive;
 mod replicas;
 mod session;
 mod tasks;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "the two sides of the engine that use it come next"
+    )
+)]
+mod transfer;
 
 #[cfg(test)]
 mod tests;
@@ -38,23 +55,24 @@ use tokio::task::JoinHandle;
 
 use crate::dedup::Marks;
 use crate::engine::{
-    BoxFuture, Capabilities, Engine, EngineError, Publish, Receive, Subscribe, Tasks,
+    BoxFuture, Capabilities, DeadLetters, Engine, EngineError, Publish, Receive, Subscribe, Tasks,
 };
-use crate::name::Side;
+use crate::name::{Place, Side};
 use crate::time::Clock;
 
 pub use config::{AtStart, Config, LowWater, TubeConfig, Wire};
+use dead::DeadTubes;
 use driver::Settings;
 use figures::Figures;
 pub use figures::ReplicationFigures;
 use node::Node;
 use receive::{Framing, Site};
 
-/// How long a consumer waits at least for an answer that is late: it has nobody who waits with it.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// The name of the engine.
 pub(crate) const ENGINE: &str = "beanstalkd";
+
+/// How long a node may at least owe a consumer an answer: cutting its connection gives back everything in hand.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The engine on a set of nodes. Cheap to clone: all clones share the connections, which end when the last of them, of their
 /// publishers and of their subscriptions is gone, or at [`Engine::close`].
@@ -84,6 +102,7 @@ pub(crate) struct Shared {
     moved: tasks::Moved,
     /// What the ends of subscriptions share.
     site: Arc<Site>,
+    dead: DeadTubes,
     drivers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -138,17 +157,6 @@ impl Beanstalkd {
             .enumerate()
             .map(|(index, endpoint)| Node::new(index, endpoint.clone(), changed.clone()))
             .collect();
-        let site = Arc::new(Site {
-            endpoints: config.endpoints.clone(),
-            connect: config.connect_timeout,
-            patience: config.deadline.max(PATIENCE),
-            lease: config.lease,
-            unacked: config.unacked,
-            claimed: marks.is_some(),
-            clock: clock.clone(),
-            letters: None,
-            epochs: AtomicU32::new(1),
-        });
         let settings = Settings {
             deadline: config.deadline,
             connect_timeout: config.connect_timeout,
@@ -162,6 +170,18 @@ impl Beanstalkd {
             tokio::spawn(driver::run(node.clone(), settings.clone()))
         });
         let drivers = Mutex::new(drivers.collect());
+        let dead = DeadTubes::new(nodes.clone(), config.clone(), marks.clone(), clock.clone());
+        let site = Arc::new(Site {
+            endpoints: config.endpoints.clone(),
+            connect: config.connect_timeout,
+            patience: config.deadline.max(PATIENCE),
+            lease: config.lease,
+            unacked: config.unacked,
+            claimed: marks.is_some(),
+            clock: clock.clone(),
+            letters: Some(Arc::new(dead.clone())),
+            epochs: AtomicU32::new(1),
+        });
         let engine = Self(Arc::new(Shared {
             clock,
             marks,
@@ -174,6 +194,7 @@ impl Beanstalkd {
             nth: AtomicU32::new(fastrand::u32(..)),
             moved: tasks::Moved::default(),
             site,
+            dead,
             drivers,
             config,
         }));
@@ -264,12 +285,20 @@ impl Engine for Beanstalkd {
         &'a self,
         to: &'a Subscribe,
     ) -> BoxFuture<'a, Result<Box<dyn Receive>, EngineError>> {
-        let framing = match self.0.config.tube(to.place.name()).wire {
-            Wire::Native => Framing::Native,
-            Wire::GoQueue { late } => Framing::GoQueue { late },
-        };
-        let opened = receive::open(self.0.site.clone(), to, framing);
-        Box::pin(std::future::ready(opened))
+        Box::pin(async move {
+            let wire = match &to.place {
+                Place::Tube(tube) => {
+                    dead::dead_tube(tube)?;
+                    self.0.config.tube(tube).wire
+                }
+                Place::Topic(_) => Wire::Native,
+            };
+            let framing = match wire {
+                Wire::Native => Framing::Native,
+                Wire::GoQueue { late } => Framing::GoQueue { late },
+            };
+            receive::open(Arc::clone(&self.0.site), to, framing)
+        })
     }
 
     fn publisher(&self) -> Arc<dyn Publish> {
@@ -278,6 +307,10 @@ impl Engine for Beanstalkd {
 
     fn tasks(&self) -> Option<Arc<dyn Tasks>> {
         Some(Arc::new(tasks::Changes(self.0.clone())))
+    }
+
+    fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
+        Some(Arc::new(self.0.dead.clone()))
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), EngineError>> {
