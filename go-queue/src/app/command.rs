@@ -54,7 +54,7 @@ fn command_line() -> Clap {
         .require_equals(true)
         .default_missing_value("10s")
         .value_parser(|text: &str| parse_duration(text))
-        .help("Stop when nothing is left to do and nothing is due within HORIZON (10s)");
+        .help("Stop when nothing is left for this process to do, and nothing is due within HORIZON (10s)");
     let run = || {
         Clap::new("run")
             .about("Run the handlers until SIGTERM or SIGINT (the default)")

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::{Config, DedupStore, EngineKind, Origin};
+use crate::config::{Config, DEFAULT_DEDUP_KEEP, DedupConfig, DedupStore, EngineKind, Origin};
 use crate::dedup::Claims;
 use crate::dedup::memory::ClaimStore;
 use crate::engine::memory::{Memory, MemoryConfig};
@@ -99,7 +100,8 @@ impl Engines {
         let engine: Arc<dyn Engine> = match kind {
             EngineKind::Memory => Arc::new(Memory::with(MemoryConfig {
                 topics: topics(config),
-                keep: keep(config),
+                keeps: keeps(config),
+                keep: keep(config.dq.dedup.as_ref()),
                 ..MemoryConfig::new(self.clock.clone())
             })),
             #[cfg(feature = "sqlite")]
@@ -127,7 +129,8 @@ impl Engines {
         let mut settings = sqlite::Config::new(config.sqlite_path());
         settings.durability = durability;
         settings.topics = topics(config);
-        settings.keep = keep(config);
+        settings.keeps = keeps(config);
+        settings.keep = keep(config.dq.dedup.as_ref());
         settings.quota = config.sqlite.quota();
         settings.unportable = config
             .tubes
@@ -184,11 +187,19 @@ fn topics(config: &Config) -> HashMap<Name, crate::engine::TopicConfig> {
         .collect()
 }
 
-fn keep(config: &Config) -> std::time::Duration {
-    config.dq.dedup.as_ref().map_or(
-        crate::config::DEFAULT_DEDUP_KEEP,
-        crate::config::DedupConfig::keep,
-    )
+/// How long it is known that a message is done.
+fn keep(dedup: Option<&DedupConfig>) -> Duration {
+    dedup.map_or(DEFAULT_DEDUP_KEEP, DedupConfig::keep)
+}
+
+/// Of the tubes that say it themselves.
+fn keeps(config: &Config) -> HashMap<Name, Duration> {
+    config
+        .tubes
+        .iter()
+        .filter(|tube| tube.dedup.is_some())
+        .map(|tube| (tube.name.clone(), keep(tube.dedup.as_ref())))
+        .collect()
 }
 
 /// Opens what the plan needs: the ends of every subscription, in the plan's order, and the producer's routes.
@@ -239,7 +250,7 @@ async fn ends(
             Timeout::After(time) => Some(time),
             Timeout::None => None,
         },
-        grace: std::time::Duration::from_secs(5),
+        grace: Duration::from_secs(5),
         retry: RetryPolicy {
             max: settings.retry_max.value,
             first: settings.backoff.value.first,

@@ -198,6 +198,13 @@ impl Config {
         if self.unacked == 0 {
             return Some("`unacked` is zero, so that nothing could be taken".to_owned());
         }
+        let all = || std::iter::once(&self.tube).chain(self.tubes.values());
+        if all().any(|tube| tube.mixed_fleet) && self.tube != TubeConfig::default() {
+            return Some(
+                "a tube is shared with Go workers, so that private tubes of ours have the options of all other tubes; give these options to tubes by name"
+                    .to_owned(),
+            );
+        }
         self.tubes
             .iter()
             .find(|(_, tube)| tube.mixed_fleet && !tube.wire.is_go_queue())
@@ -214,10 +221,7 @@ mod tests {
     fn why(change: impl FnOnce(&mut Config)) -> String {
         let mut config = Config::new(["a:1", "b:2"]);
         change(&mut config);
-        config
-            .check()
-            .expect_err("it cannot be opened")
-            .to_string()
+        config.check().expect_err("it cannot be opened").to_string()
     }
 
     #[test]
@@ -238,7 +242,10 @@ mod tests {
             (why(|c| c.replicas = 0), "at least 1"),
             (why(|c| c.write_quorum = 0), "at least 1"),
             (why(|c| c.deadline = Duration::ZERO), "`deadline`"),
-            (why(|c| c.connect_timeout = Duration::ZERO), "`connect_timeout`"),
+            (
+                why(|c| c.connect_timeout = Duration::ZERO),
+                "`connect_timeout`",
+            ),
             (why(|c| c.lease = Duration::from_secs(2)), "`lease`"),
             (why(|c| c.unacked = 0), "`unacked`"),
             (

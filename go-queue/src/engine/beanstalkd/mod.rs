@@ -14,14 +14,6 @@ mod copies;
 mod dead;
 mod driver;
 mod figures;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the two sides of the engine that use it come next"
-    )
-)]
-mod go_queue;
 mod hold;
 mod letter;
 mod link;
@@ -33,13 +25,6 @@ mod receive;
 mod replicas;
 mod session;
 mod tasks;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the two sides of the engine that use it come next"
-    )
-)]
 mod transfer;
 
 #[cfg(test)]
@@ -67,6 +52,10 @@ use figures::Figures;
 pub use figures::ReplicationFigures;
 use node::Node;
 use receive::{Framing, Site};
+pub use transfer::private_tube;
+
+/// How long a consumer waits at least for an answer that is late: it has nobody who waits with it.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The name of the engine.
 pub(crate) const ENGINE: &str = "beanstalkd";
@@ -102,7 +91,6 @@ pub(crate) struct Shared {
     moved: tasks::Moved,
     /// What the ends of subscriptions share.
     site: Arc<Site>,
-    dead: DeadTubes,
     drivers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -157,6 +145,17 @@ impl Beanstalkd {
             .enumerate()
             .map(|(index, endpoint)| Node::new(index, endpoint.clone(), changed.clone()))
             .collect();
+        let site = Arc::new(Site {
+            endpoints: config.endpoints.clone(),
+            connect: config.connect_timeout,
+            patience: config.deadline.max(PATIENCE),
+            lease: config.lease,
+            unacked: config.unacked,
+            claimed: marks.is_some(),
+            clock: clock.clone(),
+            letters: None,
+            epochs: AtomicU32::new(1),
+        });
         let settings = Settings {
             deadline: config.deadline,
             connect_timeout: config.connect_timeout,
@@ -194,7 +193,6 @@ impl Beanstalkd {
             nth: AtomicU32::new(fastrand::u32(..)),
             moved: tasks::Moved::default(),
             site,
-            dead,
             drivers,
             config,
         }));
@@ -240,12 +238,8 @@ impl Shared {
         for node in &self.nodes {
             node.close();
         }
-        let drivers = std::mem::take(
-            &mut *self
-                .drivers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        let drivers =
+            std::mem::take(&mut *self.drivers.lock().unwrap_or_else(PoisonError::into_inner));
         for driver in drivers {
             // It has a bound of its own; if it was ended by the run-time there is nothing to wait for.
             let _ = driver.await;
@@ -285,20 +279,16 @@ impl Engine for Beanstalkd {
         &'a self,
         to: &'a Subscribe,
     ) -> BoxFuture<'a, Result<Box<dyn Receive>, EngineError>> {
-        Box::pin(async move {
-            let wire = match &to.place {
-                Place::Tube(tube) => {
-                    dead::dead_tube(tube)?;
-                    self.0.config.tube(tube).wire
-                }
-                Place::Topic(_) => Wire::Native,
-            };
-            let framing = match wire {
-                Wire::Native => Framing::Native,
-                Wire::GoQueue { late } => Framing::GoQueue { late },
-            };
-            receive::open(Arc::clone(&self.0.site), to, framing)
-        })
+        let framing = match self.0.config.tube(to.place.name()).wire {
+            Wire::Native => Framing::Native,
+            Wire::GoQueue { late } => Framing::GoQueue { late },
+        };
+        let opened = if self.0.config.tube(to.place.name()).mixed_fleet {
+            transfer::open(&self.0, to)
+        } else {
+            receive::open(self.0.site.clone(), to, framing)
+        };
+        Box::pin(std::future::ready(opened))
     }
 
     fn publisher(&self) -> Arc<dyn Publish> {

@@ -98,7 +98,7 @@ impl Shared {
     }
 
     /// Makes the job of a message.
-    fn pack(
+    pub(super) fn pack(
         &self,
         out: &Outgoing,
         now: WallTime,
@@ -136,7 +136,11 @@ impl Shared {
                 DEFAULT_PRIORITY => go_queue::PRIORITY,
                 given => given,
             };
-            return Ok((go_queue::id(&body), job(body, due, priority, true)));
+            let job = Job {
+                ttr: lease.max(go_queue::LEAST_TIME_TO_RUN),
+                ..job(body, due, priority, true)
+            };
+            return Ok((go_queue::id(&job.body), job));
         }
         out.check_size(true)?;
         let parts = envelope::Parts {
@@ -150,9 +154,8 @@ impl Shared {
             extra: &[],
             body: &out.body,
         };
-        envelope::encode(&parts, buffer).map_err(|error| {
-            too_large(out.place.clone(), error.len, usize::from(u16::MAX))
-        })?;
+        envelope::encode(&parts, buffer)
+            .map_err(|error| too_large(out.place.clone(), error.len, usize::from(u16::MAX)))?;
         let body = buffer.split().freeze();
         Ok((out.id, job(body, due, out.priority, false)))
     }
@@ -349,7 +352,11 @@ impl Shared {
 
     /// A mark that is kept until the task is due and a while longer.
     pub(crate) fn mark(&self, tube: &Name, id: Id, due: WallTime, what: MarkWhat) -> Mark {
-        let keep = self.config.keep(tube);
+        let mut keep = self.config.keep(tube);
+        if self.config.tube(tube).wire.is_go_queue() {
+            // Go workers run what comes up to half an hour late and is not marked.
+            keep = keep.max(go_queue::CLAIM_LIFE);
+        }
         Mark {
             tube: tube.clone(),
             id,
@@ -381,7 +388,7 @@ impl Shared {
         Arc::from(text)
     }
 
-    fn not_placed(&self, why: NotPlaced) -> PublishError {
+    pub(super) fn not_placed(&self, why: NotPlaced) -> PublishError {
         match why {
             NotPlaced::Busy => unavailable(
                 "too much waits for its nodes already; send less at a time".to_owned(),
@@ -397,7 +404,7 @@ impl Shared {
         }
     }
 
-    fn failure(
+    pub(super) fn failure(
         &self,
         placed: &Placed,
         nth: usize,
@@ -430,8 +437,7 @@ impl Shared {
                 ),
             },
             Some(Refusal::Draining) => unavailable(
-                "the nodes are draining: they take no tasks until they are started anew"
-                    .to_owned(),
+                "the nodes are draining: they take no tasks until they are started anew".to_owned(),
                 false,
             ),
             Some(Refusal::NotAsked) | None => unavailable(self.why_away(), false),

@@ -15,9 +15,10 @@ use super::codec::{Answer, stat};
 use super::copies::Job;
 use super::node::{Ask, AskError};
 use super::replicas::Replica;
+use super::transfer::private_tube;
 use super::{ENGINE, Shared};
 use crate::dedup::{MarkWhat, Marked, Marks, StoreDown};
-use crate::engine::{BoxFuture, EngineError, Rescheduled, Revoked, TaskId, Tasks};
+use crate::engine::{BoxFuture, EngineError, Published, Rescheduled, Revoked, TaskId, Tasks};
 use crate::message::{Id, envelope, go_queue};
 use crate::time::WallTime;
 
@@ -122,6 +123,16 @@ impl Found {
 
 impl Shared {
     async fn revoke(&self, task: &TaskId) -> Result<Revoked, Stuck> {
+        let identified;
+        let task = if task.id() == Id::default() {
+            match self.identify(task).await? {
+                Some(known) => identified = known,
+                None => return Ok(Revoked::Unknown),
+            }
+            &identified
+        } else {
+            task
+        };
         let Some(store) = &self.marks else {
             return self.revoke_by_nodes(task).await;
         };
@@ -137,7 +148,8 @@ impl Shared {
         }
         let mut found = self.find(task, place.as_deref()).await;
         if found.is_nothing()
-            && let Noted::At(Some(moved)) = self.place_of(&**store, task, pointer(task.id())).await?
+            && let Noted::At(Some(moved)) =
+                self.place_of(&**store, task, pointer(task.id())).await?
         {
             found = self.find(task, Some(&moved)).await;
         }
@@ -148,6 +160,9 @@ impl Shared {
             .max();
         let due = due.unwrap_or_else(|| self.clock.now());
         let marked = self.marked(&**store, task, due, MarkWhat::Revoke).await?;
+        if matches!(marked, Marked::Stored(_)) && self.config.tube(task.tube()).mixed_fleet {
+            return self.revoke_taken(&**store, task, due).await;
+        }
         if marked != Marked::Set {
             return Ok(revoked(&marked));
         }
@@ -159,6 +174,69 @@ impl Shared {
         // What cannot be removed now will meet the mark.
         let _ = self.remove(&found).await;
         Ok(Revoked::Revoked)
+    }
+
+    /// A task that was taken from a tube shared with Go workers: the lock is ours, and its record waits in the private tube.
+    async fn revoke_taken(
+        &self,
+        store: &dyn Marks,
+        task: &TaskId,
+        due: WallTime,
+    ) -> Result<Revoked, Stuck> {
+        let private = private_tube(task.tube()).map_err(|why| Stuck::Never(why.to_string()))?;
+        let mark = self.mark(&private, task.id(), due, MarkWhat::Revoke);
+        let answer = store.mark(vec![mark]).await.into_iter().next();
+        let marked =
+            answer.ok_or_else(|| Stuck::Away("the dedup store said nothing".to_owned()))??;
+        Ok(revoked(&marked))
+    }
+
+    /// The task that the ids of the Go library name: they do not hold its id, its copies do.
+    async fn identify(&self, task: &TaskId) -> Result<Option<TaskId>, Stuck> {
+        let copies = task
+            .token()
+            .map_or_else(Vec::new, |ids| self.copies_in(ids));
+        let asks = copies.iter().flat_map(|copy| {
+            [
+                (copy.node, Ask::Peek(copy.job)),
+                (copy.node, Ask::StatsJob(copy.job)),
+            ]
+        });
+        let mut answers = self.ask_nodes(asks).await.into_iter();
+        let mut silent = None;
+        let mut ids = Vec::new();
+        while let (Some(shown), Some(stats)) = (answers.next(), answers.next()) {
+            match (shown, stats) {
+                (Ok(Answer::Found { body, .. }), Ok(Answer::Stats(stats))) => {
+                    // Numbers begin anew when a node is started without its binlog.
+                    let here = stat(&stats, "tube") == Some(task.tube().as_str());
+                    if here && go_queue::unwrap(&body).is_ok() {
+                        ids.push(go_queue::id(&body));
+                    }
+                }
+                (Err(error), _) | (_, Err(error)) => silent = Some(error),
+                _ => {}
+            }
+        }
+        ids.dedup();
+        match (&ids[..], silent) {
+            ([id], _) => Ok(Some(TaskId::new(
+                task.tube().clone(),
+                &Published {
+                    id: *id,
+                    existed: false,
+                    token: task.token().map(Arc::from),
+                    partition: 0,
+                    offset: 0,
+                },
+            ))),
+            ([], None) => Ok(None),
+            ([], Some(error)) => Err(error.into()),
+            _ => Err(Stuck::Never(
+                "its ids name different tasks: a node was started anew without its binlog"
+                    .to_owned(),
+            )),
+        }
     }
 
     async fn revoke_by_nodes(&self, task: &TaskId) -> Result<Revoked, Stuck> {
@@ -227,7 +305,10 @@ impl Shared {
         let Some((_, body)) = found.waits.first() else {
             self.marked(store, task, due, MarkWhat::Forget).await?;
             return match found {
-                Found { silent: Some(error), .. } => Err(error.into()),
+                Found {
+                    silent: Some(error),
+                    ..
+                } => Err(error.into()),
                 Found { held: true, .. } => Ok(Rescheduled::Running),
                 _ => Ok(Rescheduled::Unknown),
             };
@@ -244,7 +325,12 @@ impl Shared {
         let _ = self.remove(&found).await;
         let place = self.token(super::Wire::Native, task.tube(), copies.into_iter());
         self.moved.note(task.id(), place.clone());
-        let pointer = self.mark(task.tube(), pointer(task.id()), due, MarkWhat::Stored { place });
+        let pointer = self.mark(
+            task.tube(),
+            pointer(task.id()),
+            due,
+            MarkWhat::Stored { place },
+        );
         // Without it this process alone finds the copies; the mark of a later change stops them all the same.
         let _ = store.mark(vec![pointer]).await;
         Ok(Rescheduled::Rescheduled)
@@ -316,7 +402,8 @@ impl Shared {
         body: &Bytes,
         due: WallTime,
     ) -> Result<Vec<Replica>, Stuck> {
-        let priority = envelope::open(body.clone()).map_or(envelope::DEFAULT_PRIORITY, |o| o.priority);
+        let priority =
+            envelope::open(body.clone()).map_or(envelope::DEFAULT_PRIORITY, |o| o.priority);
         let job = Job {
             tube: task.tube().clone(),
             body: envelope::with_due(body, due).map_err(|why| Stuck::Never(why.to_string()))?,
@@ -344,7 +431,8 @@ impl Shared {
 
     /// Gives copies back as they were.
     async fn give_back(&self, task: &TaskId, taken: &[Replica], body: &Bytes) {
-        let priority = envelope::open(body.clone()).map_or(envelope::DEFAULT_PRIORITY, |o| o.priority);
+        let priority =
+            envelope::open(body.clone()).map_or(envelope::DEFAULT_PRIORITY, |o| o.priority);
         let due = self.due_of(task, body).unwrap_or_default();
         let left = due.since(self.clock.now()).as_secs();
         let delay = u32::try_from(left).unwrap_or(u32::MAX);
@@ -438,7 +526,10 @@ impl Shared {
                 // `endpoint/job` or, as the Go library writes it, `endpoint/tube/job`.
                 let (endpoint, rest) = part.split_once('/')?;
                 let job = rest.rsplit('/').next()?.parse().ok()?;
-                let node = self.nodes.iter().find(|node| **node.endpoint() == *endpoint)?;
+                let node = self
+                    .nodes
+                    .iter()
+                    .find(|node| **node.endpoint() == *endpoint)?;
                 Some(Replica {
                     node: node.index(),
                     job,
@@ -573,7 +664,11 @@ async fn at_once<T, R, F: Future<Output = R>>(items: Vec<T>, run: impl Fn(T) -> 
     let mut results = Vec::with_capacity(items.len());
     let mut items = items.into_iter().peekable();
     while items.peek().is_some() {
-        let mut under_way: Vec<_> = items.by_ref().take(UNDER_WAY).map(|item| Box::pin(run(item))).collect();
+        let mut under_way: Vec<_> = items
+            .by_ref()
+            .take(UNDER_WAY)
+            .map(|item| Box::pin(run(item)))
+            .collect();
         let mut done: Vec<Option<R>> = Vec::new();
         done.resize_with(under_way.len(), || None);
         poll_fn(|cx| {
