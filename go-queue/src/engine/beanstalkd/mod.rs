@@ -54,9 +54,6 @@ use node::Node;
 use receive::{Framing, Site};
 pub use transfer::private_tube;
 
-/// How long a consumer waits at least for an answer that is late: it has nobody who waits with it.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// The name of the engine.
 pub(crate) const ENGINE: &str = "beanstalkd";
 
@@ -238,8 +235,12 @@ impl Shared {
         for node in &self.nodes {
             node.close();
         }
-        let drivers =
-            std::mem::take(&mut *self.drivers.lock().unwrap_or_else(PoisonError::into_inner));
+        let drivers = std::mem::take(
+            &mut *self
+                .drivers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         for driver in drivers {
             // It has a bound of its own; if it was ended by the run-time there is nothing to wait for.
             let _ = driver.await;
@@ -279,16 +280,24 @@ impl Engine for Beanstalkd {
         &'a self,
         to: &'a Subscribe,
     ) -> BoxFuture<'a, Result<Box<dyn Receive>, EngineError>> {
-        let framing = match self.0.config.tube(to.place.name()).wire {
-            Wire::Native => Framing::Native,
-            Wire::GoQueue { late } => Framing::GoQueue { late },
-        };
-        let opened = if self.0.config.tube(to.place.name()).mixed_fleet {
-            transfer::open(&self.0, to)
-        } else {
-            receive::open(self.0.site.clone(), to, framing)
-        };
-        Box::pin(std::future::ready(opened))
+        Box::pin(async move {
+            let wire = match &to.place {
+                Place::Tube(tube) => {
+                    dead::dead_tube(tube)?;
+                    let options = self.0.config.tube(tube);
+                    if options.mixed_fleet {
+                        return transfer::open(&self.0, to);
+                    }
+                    options.wire
+                }
+                Place::Topic(_) => Wire::Native,
+            };
+            let framing = match wire {
+                Wire::Native => Framing::Native,
+                Wire::GoQueue { late } => Framing::GoQueue { late },
+            };
+            receive::open(Arc::clone(&self.0.site), to, framing)
+        })
     }
 
     fn publisher(&self) -> Arc<dyn Publish> {
