@@ -57,8 +57,9 @@ pub use transfer::private_tube;
 /// The name of the engine.
 pub(crate) const ENGINE: &str = "beanstalkd";
 
-/// How long a node may at least owe a consumer an answer: cutting its connection gives back everything in hand.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a consumer waits at least for an answer that is late: it has nobody who waits with it, and to cut a connection gives back
+/// everything in hand.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The engine on a set of nodes. Cheap to clone: all clones share the connections, which end when the last of them, of their
 /// publishers and of their subscriptions is gone, or at [`Engine::close`].
@@ -88,6 +89,7 @@ pub(crate) struct Shared {
     moved: tasks::Moved,
     /// What the ends of subscriptions share.
     site: Arc<Site>,
+    dead: DeadTubes,
     drivers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -142,17 +144,6 @@ impl Beanstalkd {
             .enumerate()
             .map(|(index, endpoint)| Node::new(index, endpoint.clone(), changed.clone()))
             .collect();
-        let site = Arc::new(Site {
-            endpoints: config.endpoints.clone(),
-            connect: config.connect_timeout,
-            patience: config.deadline.max(PATIENCE),
-            lease: config.lease,
-            unacked: config.unacked,
-            claimed: marks.is_some(),
-            clock: clock.clone(),
-            letters: None,
-            epochs: AtomicU32::new(1),
-        });
         let settings = Settings {
             deadline: config.deadline,
             connect_timeout: config.connect_timeout,
@@ -190,6 +181,7 @@ impl Beanstalkd {
             nth: AtomicU32::new(fastrand::u32(..)),
             moved: tasks::Moved::default(),
             site,
+            dead,
             drivers,
             config,
         }));
