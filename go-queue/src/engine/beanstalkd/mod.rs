@@ -54,9 +54,6 @@ use node::Node;
 use receive::{Framing, Site};
 pub use transfer::private_tube;
 
-/// How long a consumer waits at least for an answer that is late: it has nobody who waits with it.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// The name of the engine.
 pub(crate) const ENGINE: &str = "beanstalkd";
 
@@ -91,6 +88,7 @@ pub(crate) struct Shared {
     moved: tasks::Moved,
     /// What the ends of subscriptions share.
     site: Arc<Site>,
+    dead: DeadTubes,
     drivers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -145,17 +143,6 @@ impl Beanstalkd {
             .enumerate()
             .map(|(index, endpoint)| Node::new(index, endpoint.clone(), changed.clone()))
             .collect();
-        let site = Arc::new(Site {
-            endpoints: config.endpoints.clone(),
-            connect: config.connect_timeout,
-            patience: config.deadline.max(PATIENCE),
-            lease: config.lease,
-            unacked: config.unacked,
-            claimed: marks.is_some(),
-            clock: clock.clone(),
-            letters: None,
-            epochs: AtomicU32::new(1),
-        });
         let settings = Settings {
             deadline: config.deadline,
             connect_timeout: config.connect_timeout,
@@ -193,6 +180,7 @@ impl Beanstalkd {
             nth: AtomicU32::new(fastrand::u32(..)),
             moved: tasks::Moved::default(),
             site,
+            dead,
             drivers,
             config,
         }));
@@ -279,16 +267,21 @@ impl Engine for Beanstalkd {
         &'a self,
         to: &'a Subscribe,
     ) -> BoxFuture<'a, Result<Box<dyn Receive>, EngineError>> {
-        let framing = match self.0.config.tube(to.place.name()).wire {
-            Wire::Native => Framing::Native,
-            Wire::GoQueue { late } => Framing::GoQueue { late },
-        };
-        let opened = if self.0.config.tube(to.place.name()).mixed_fleet {
-            transfer::open(&self.0, to)
-        } else {
-            receive::open(self.0.site.clone(), to, framing)
-        };
-        Box::pin(std::future::ready(opened))
+        Box::pin(async move {
+            let Place::Tube(name) = &to.place else {
+                return receive::open(Arc::clone(&self.0.site), to, Framing::Native);
+            };
+            dead::dead_tube(name)?;
+            let tube = self.0.config.tube(name);
+            if tube.mixed_fleet {
+                return transfer::open(&self.0, to);
+            }
+            let framing = match tube.wire {
+                Wire::Native => Framing::Native,
+                Wire::GoQueue { late } => Framing::GoQueue { late },
+            };
+            receive::open(Arc::clone(&self.0.site), to, framing)
+        })
     }
 
     fn publisher(&self) -> Arc<dyn Publish> {
