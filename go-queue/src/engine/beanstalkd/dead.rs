@@ -29,9 +29,7 @@ use super::config::Config;
 use super::letter::{Letter, LetterWriter};
 use super::node::{Ask, Node};
 use crate::dedup::{DeadEntry, DeadIndex, Mark, MarkWhat, Marked, Marks, StoreDown};
-use crate::engine::{
-    BoxFuture, DEFAULT_PRIORITY, DeadLetter, DeadLetters, DeadQuery, EngineError,
-};
+use crate::engine::{BoxFuture, DEFAULT_PRIORITY, DeadLetter, DeadLetters, DeadQuery, EngineError};
 use crate::message::Id;
 use crate::name::{Name, Place};
 use crate::time::{Clock, WallTime};
@@ -57,7 +55,6 @@ struct Shared {
     nodes: Vec<Node>,
     config: Config,
     marks: Option<Arc<dyn Marks>>,
-    index: Option<Arc<dyn DeadIndex>>,
     clock: Clock,
     /// Tubes that are known to have had dead letters, for lists without an index.
     seen: Mutex<BTreeSet<Name>>,
@@ -161,7 +158,6 @@ impl DeadTubes {
     ) -> Self {
         let seen = config.tubes.keys().cloned().collect();
         Self(Arc::new(Shared {
-            index: marks.as_ref().map(|marks| marks.dead_index()),
             nodes,
             config,
             marks,
@@ -173,6 +169,10 @@ impl DeadTubes {
 }
 
 impl Shared {
+    fn index(&self) -> Option<Arc<dyn DeadIndex>> {
+        self.marks.as_ref().map(|marks| marks.dead_index())
+    }
+
     fn see(&self, tube: &Name) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if !seen.contains(tube.as_str()) {
@@ -243,7 +243,8 @@ impl Shared {
         &self,
         asks: Vec<Vec<(usize, Ask)>>,
     ) -> Vec<(usize, usize, Result<Answer, Arc<str>>)> {
-        let mut sent: Vec<BoxFuture<'_, Vec<(usize, usize, Result<Answer, Arc<str>>)>>> = Vec::new();
+        let mut sent: Vec<BoxFuture<'_, Vec<(usize, usize, Result<Answer, Arc<str>>)>>> =
+            Vec::new();
         for (node, asks) in asks.into_iter().enumerate() {
             if asks.is_empty() {
                 continue;
@@ -255,7 +256,9 @@ impl Shared {
                 marks
                     .into_iter()
                     .zip(answers)
-                    .map(|(mark, answer)| (node, mark, answer.map_err(|why| why.to_string().into())))
+                    .map(|(mark, answer)| {
+                        (node, mark, answer.map_err(|why| why.to_string().into()))
+                    })
                     .collect()
             }));
         }
@@ -279,10 +282,7 @@ impl Shared {
                 id: copy.job,
                 priority: DEFAULT_PRIORITY,
             };
-            [
-                (copy.node, Ask::ReserveJob(copy.job)),
-                (copy.node, bury),
-            ]
+            [(copy.node, Ask::ReserveJob(copy.job)), (copy.node, bury)]
         });
         self.ask_each(self.by_node(asks)).await;
     }
@@ -365,19 +365,24 @@ impl Shared {
         let noted = letters
             .iter()
             .zip(&parcels)
-            .map(|(letter, parcel)| -> BoxFuture<'_, Result<(), EngineError>> {
-                Box::pin(async move {
-                    if parcel.kept() {
-                        return self
-                            .note(letter, &parcel.copies)
-                            .await
-                            .map_err(|down| away(WHAT, down.to_string()));
-                    }
-                    let why = parcel.why.as_deref().unwrap_or("no other node is connected");
-                    let (has, wants) = (parcel.copies.len(), parcel.enough);
-                    Err(away(WHAT, format!("{has} of {wants} nodes took it: {why}")))
-                })
-            })
+            .map(
+                |(letter, parcel)| -> BoxFuture<'_, Result<(), EngineError>> {
+                    Box::pin(async move {
+                        if parcel.kept() {
+                            return self
+                                .note(letter, &parcel.copies)
+                                .await
+                                .map_err(|down| away(WHAT, down.to_string()));
+                        }
+                        let why = parcel
+                            .why
+                            .as_deref()
+                            .unwrap_or("no other node is connected");
+                        let (has, wants) = (parcel.copies.len(), parcel.enough);
+                        Err(away(WHAT, format!("{has} of {wants} nodes took it: {why}")))
+                    })
+                },
+            )
             .collect();
         let noted = together(noted).await;
         for (result, parcel) in noted.iter().zip(&parcels) {
@@ -387,14 +392,17 @@ impl Shared {
             }
         }
         self.delete(&unwanted).await;
-        let dead = letters.iter().zip(&noted).filter(|(_, noted)| noted.is_ok());
+        let dead = letters
+            .iter()
+            .zip(&noted)
+            .filter(|(_, noted)| noted.is_ok());
         self.tell_claims(dead.map(|(letter, _)| letter)).await;
         noted
     }
 
     /// Writes the entry of a letter. Copies of one that was written before, for the same task, are removed.
     async fn note(&self, letter: &Letter, copies: &[Copy]) -> Result<(), StoreDown> {
-        let Some(index) = &self.index else {
+        let Some(index) = self.index() else {
             return Ok(());
         };
         let id = record::id(letter);
@@ -441,7 +449,10 @@ impl Shared {
         }
         if !open.is_empty() {
             let n = open.len();
-            tracing::warn!(n, "the store does not know of dead letters that are kept; their replicas may run once more");
+            tracing::warn!(
+                n,
+                "the store does not know of dead letters that are kept; their replicas may run once more"
+            );
         }
     }
 
@@ -499,7 +510,7 @@ impl Shared {
         if query.group.is_some() || limit == 0 {
             return Ok(Vec::new());
         }
-        let Some(index) = &self.index else {
+        let Some(index) = self.index() else {
             let found = self.walk_all(tube).await?;
             return Ok(found
                 .iter()
@@ -508,7 +519,7 @@ impl Shared {
                 .map(|found| found.record.show(found.cursor))
                 .collect());
         };
-        self.restore(index, tube.as_ref()).await?;
+        self.restore(&index, tube.as_ref()).await?;
         let page = index
             .list(tube, query.after, limit)
             .await
@@ -551,7 +562,7 @@ impl Shared {
     }
 
     async fn find(&self, cursor: u64) -> Result<Option<Found>, EngineError> {
-        let Some(index) = &self.index else {
+        let Some(index) = self.index() else {
             let found = self.walk_all(None).await?;
             return Ok(found.into_iter().find(|found| found.cursor == cursor));
         };
@@ -585,7 +596,7 @@ impl Shared {
     /// Removes the letter itself. Answers whether it was this call that removed it.
     async fn remove(&self, cursor: u64, copies: &[Copy]) -> Result<bool, EngineError> {
         self.delete(copies).await;
-        match &self.index {
+        match self.index() {
             None => Ok(true),
             Some(index) => index
                 .remove(cursor)
@@ -629,7 +640,7 @@ impl Shared {
     }
 
     async fn purge(&self, cursor: u64) -> Result<bool, EngineError> {
-        let (tube, id, copies) = match &self.index {
+        let (tube, id, copies) = match self.index() {
             Some(index) => {
                 let entry = index.get(cursor).await;
                 let entry = entry.map_err(|down| away("purge a dead letter", down.to_string()))?;
@@ -674,9 +685,9 @@ impl Shared {
             Some(Place::Tube(tube)) => Some(tube),
             None => None,
         };
-        match &self.index {
+        match self.index() {
             Some(index) => {
-                self.restore(index, tube.as_ref()).await?;
+                self.restore(&index, tube.as_ref()).await?;
                 index
                     .count(tube)
                     .await

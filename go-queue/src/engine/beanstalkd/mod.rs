@@ -57,8 +57,9 @@ pub use transfer::private_tube;
 /// The name of the engine.
 pub(crate) const ENGINE: &str = "beanstalkd";
 
-/// How long a node may at least owe a consumer an answer: cutting its connection gives back everything in hand.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a consumer waits at least for an answer that is late: it has nobody who waits with it, and to cut a connection gives back
+/// everything in hand.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The engine on a set of nodes. Cheap to clone: all clones share the connections, which end when the last of them, of their
 /// publishers and of their subscriptions is gone, or at [`Engine::close`].
