@@ -24,7 +24,7 @@ use crate::dedup::{GoLock, MarkWhat, Marked};
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// While a dead letter is written, replicas ask again after this time.
-const DYING_AGAIN: Duration = Duration::from_secs(1);
+const DYING_AGAIN: Duration = Duration::from_secs(2);
 
 /// A value, read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -57,8 +57,9 @@ pub use transfer::private_tube;
 /// The name of the engine.
 pub(crate) const ENGINE: &str = "beanstalkd";
 
-/// How long a node may at least owe a consumer an answer: cutting its connection gives back everything in hand.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a consumer waits at least for an answer that is late: it has nobody who waits with it, and to cut a connection gives back
+/// everything in hand.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The engine on a set of nodes. Cheap to clone: all clones share the connections, which end when the last of them, of their
 /// publishers and of their subscriptions is gone, or at [`Engine::close`].
@@ -226,8 +227,12 @@ impl Shared {
         for node in &self.nodes {
             node.close();
         }
-        let drivers =
-            std::mem::take(&mut *self.drivers.lock().unwrap_or_else(PoisonError::into_inner));
+        let drivers = std::mem::take(
+            &mut *self
+                .drivers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         for driver in drivers {
             // It has a bound of its own; if it was ended by the run-time there is nothing to wait for.
             let _ = driver.await;
@@ -268,15 +273,18 @@ impl Engine for Beanstalkd {
         to: &'a Subscribe,
     ) -> BoxFuture<'a, Result<Box<dyn Receive>, EngineError>> {
         Box::pin(async move {
-            let Place::Tube(name) = &to.place else {
-                return receive::open(Arc::clone(&self.0.site), to, Framing::Native);
+            let wire = match &to.place {
+                Place::Tube(tube) => {
+                    dead::dead_tube(tube)?;
+                    let options = self.0.config.tube(tube);
+                    if options.mixed_fleet {
+                        return transfer::open(&self.0, to);
+                    }
+                    options.wire
+                }
+                Place::Topic(_) => Wire::Native,
             };
-            dead::dead_tube(name)?;
-            let tube = self.0.config.tube(name);
-            if tube.mixed_fleet {
-                return transfer::open(&self.0, to);
-            }
-            let framing = match tube.wire {
+            let framing = match wire {
                 Wire::Native => Framing::Native,
                 Wire::GoQueue { late } => Framing::GoQueue { late },
             };
