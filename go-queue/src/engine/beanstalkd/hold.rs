@@ -67,7 +67,13 @@ impl PartialOrd for Paused {
 }
 impl Ord for Paused {
     fn cmp(&self, other: &Self) -> Ordering {
-        let of = |paused: &Self| (paused.0.until, paused.0.receipt.epoch, paused.0.receipt.token);
+        let of = |paused: &Self| {
+            (
+                paused.0.until,
+                paused.0.receipt.epoch,
+                paused.0.receipt.token,
+            )
+        };
         of(other).cmp(&of(self))
     }
 }
@@ -128,12 +134,16 @@ impl Hold {
 
     /// Takes everything that is held.
     pub(super) fn take_held(&mut self) -> impl Iterator<Item = Parcel> + use<> {
-        std::mem::take(&mut self.held).into_iter().map(|held| held.0)
+        std::mem::take(&mut self.held)
+            .into_iter()
+            .map(|held| held.0)
     }
 
     /// Takes every settled job that waits.
     pub(super) fn take_pauses(&mut self) -> impl Iterator<Item = Pause> + use<> {
-        std::mem::take(&mut self.pauses).into_iter().map(|pause| pause.0)
+        std::mem::take(&mut self.pauses)
+            .into_iter()
+            .map(|pause| pause.0)
     }
 
     /// One lease is over. False if nothing is held for it.

@@ -393,7 +393,9 @@ impl TubeEnd {
             .newer_seen
             .is_some_and(|seen| desk.now - seen < NEWER_SHOWN);
         let state = if newer {
-            down("a task in this tube was written by a later version of this library: update this worker")
+            down(
+                "a task in this tube was written by a later version of this library: update this worker",
+            )
         } else if self.nodes.iter().any(NodeEnd::is_up) {
             HealthState::Up
         } else if let Some(why) = self.nodes.iter().find_map(NodeEnd::failure) {

@@ -232,7 +232,10 @@ impl Session {
 
     /// A delivery has ended.
     pub(super) fn settle(&mut self, receipt: Receipt, how: How, desk: &mut Desk) {
-        let Some(job) = self.job(receipt).filter(|job| matches!(job.state, State::Out)) else {
+        let Some(job) = self
+            .job(receipt)
+            .filter(|job| matches!(job.state, State::Out))
+        else {
             desk.stale += 1;
             return;
         };
@@ -512,7 +515,12 @@ impl Session {
             .owed_since
             .map(|since| since + desk.site.patience + Duration::from_millis(1) + HEARTBEAT);
         let hushed = self.hushed.filter(|until| *until > desk.now);
-        renew.into_iter().chain(beat).chain(owed).chain(hushed).min()
+        renew
+            .into_iter()
+            .chain(beat)
+            .chain(owed)
+            .chain(hushed)
+            .min()
     }
 
     // ------------------------------------------------------------------ answers
@@ -612,14 +620,7 @@ impl Session {
         }
     }
 
-    fn arrived(
-        &mut self,
-        id: u64,
-        body: Bytes,
-        tide: &mut Tide,
-        desk: &mut Desk,
-        turn: &mut Turn,
-    ) {
+    fn arrived(&mut self, id: u64, body: Bytes, tide: &mut Tide, desk: &mut Desk, turn: &mut Turn) {
         let framing = desk.source.framing;
         let late = match framing {
             Framing::GoQueue { late: Some(late) } => Some((late, body.clone())),
@@ -700,9 +701,7 @@ impl Session {
             if let Answer::Stats(text) = answer {
                 let field = |name| stat(text, name).and_then(|text| text.parse::<u32>().ok());
                 let reserves = field("reserves").unwrap_or(1);
-                let starts = reserves
-                    .saturating_sub(field("kicks").unwrap_or(0))
-                    .max(1);
+                let starts = reserves.saturating_sub(field("kicks").unwrap_or(0)).max(1);
                 // It was 1 plus what was parked.
                 parcel.message.attempt += starts - 1;
                 tide.fresh = if starts == 1 { tide.fresh + 1 } else { 0 };
