@@ -54,14 +54,12 @@ use node::Node;
 use receive::{Framing, Site};
 pub use transfer::private_tube;
 
-/// How long a consumer waits at least for an answer that is late: it has nobody who waits with it.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// The name of the engine.
 pub(crate) const ENGINE: &str = "beanstalkd";
 
-/// How long a node may at least owe a consumer an answer: cutting its connection gives back everything in hand.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a consumer waits at least for an answer that is late: it has nobody who waits with it, and to cut a connection gives back
+/// everything in hand.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The engine on a set of nodes. Cheap to clone: all clones share the connections, which end when the last of them, of their
 /// publishers and of their subscriptions is gone, or at [`Engine::close`].
@@ -91,6 +89,7 @@ pub(crate) struct Shared {
     moved: tasks::Moved,
     /// What the ends of subscriptions share.
     site: Arc<Site>,
+    dead: DeadTubes,
     drivers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -145,17 +144,6 @@ impl Beanstalkd {
             .enumerate()
             .map(|(index, endpoint)| Node::new(index, endpoint.clone(), changed.clone()))
             .collect();
-        let site = Arc::new(Site {
-            endpoints: config.endpoints.clone(),
-            connect: config.connect_timeout,
-            patience: config.deadline.max(PATIENCE),
-            lease: config.lease,
-            unacked: config.unacked,
-            claimed: marks.is_some(),
-            clock: clock.clone(),
-            letters: None,
-            epochs: AtomicU32::new(1),
-        });
         let settings = Settings {
             deadline: config.deadline,
             connect_timeout: config.connect_timeout,
@@ -193,6 +181,7 @@ impl Beanstalkd {
             nth: AtomicU32::new(fastrand::u32(..)),
             moved: tasks::Moved::default(),
             site,
+            dead,
             drivers,
             config,
         }));
@@ -238,8 +227,12 @@ impl Shared {
         for node in &self.nodes {
             node.close();
         }
-        let drivers =
-            std::mem::take(&mut *self.drivers.lock().unwrap_or_else(PoisonError::into_inner));
+        let drivers = std::mem::take(
+            &mut *self
+                .drivers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         for driver in drivers {
             // It has a bound of its own; if it was ended by the run-time there is nothing to wait for.
             let _ = driver.await;
@@ -279,16 +272,24 @@ impl Engine for Beanstalkd {
         &'a self,
         to: &'a Subscribe,
     ) -> BoxFuture<'a, Result<Box<dyn Receive>, EngineError>> {
-        let framing = match self.0.config.tube(to.place.name()).wire {
-            Wire::Native => Framing::Native,
-            Wire::GoQueue { late } => Framing::GoQueue { late },
-        };
-        let opened = if self.0.config.tube(to.place.name()).mixed_fleet {
-            transfer::open(&self.0, to)
-        } else {
-            receive::open(self.0.site.clone(), to, framing)
-        };
-        Box::pin(std::future::ready(opened))
+        Box::pin(async move {
+            let wire = match &to.place {
+                Place::Tube(tube) => {
+                    dead::dead_tube(tube)?;
+                    let options = self.0.config.tube(tube);
+                    if options.mixed_fleet {
+                        return transfer::open(&self.0, to);
+                    }
+                    options.wire
+                }
+                Place::Topic(_) => Wire::Native,
+            };
+            let framing = match wire {
+                Wire::Native => Framing::Native,
+                Wire::GoQueue { late } => Framing::GoQueue { late },
+            };
+            receive::open(Arc::clone(&self.0.site), to, framing)
+        })
     }
 
     fn publisher(&self) -> Arc<dyn Publish> {

@@ -223,6 +223,11 @@ impl Sqlite {
         self.0.shared.syncer.figures()
     }
 
+    /// Tells this very store apart from all others, also from one that was at the same path before.
+    pub fn store_id(&self) -> u64 {
+        self.0.shared.store.cast_unsigned()
+    }
+
     async fn join(&self, to: &Subscribe) -> Result<Box<dyn Receive>, EngineError> {
         let mailbox = Arc::new(Mailbox::default());
         let no = self.0.shared.sub();
