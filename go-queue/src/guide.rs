@@ -10,3 +10,6 @@ pub mod delivery {}
 #[doc = ""]
 #[doc = include_str!("../docs/ARCHITECTURE.md")]
 pub mod architecture {}
+
+#[doc = include_str!("../docs/wire.md")]
+pub mod wire {}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{BoxFuture, EngineError, Published};
-use crate::message::Id;
+use crate::message::{Id, go_queue};
 use crate::name::Name;
 use crate::time::WallTime;
 
@@ -50,6 +50,15 @@ pub enum Rescheduled {
 }
 
 /// Names one accepted task: what `send` returned, to revoke or reschedule it. Opaque; one string in logs and databases.
+///
+/// The ids that `Delay` and `At` of the Go library return are read as well, so that what a Go program has stored can be revoked:
+///
+/// ```
+/// # use go_queue::engine::TaskId;
+/// let id: TaskId = "127.0.0.1:11300/reminders/17,127.0.0.1:11301/reminders/4".parse()?;
+/// assert_eq!(id.tube().as_str(), "reminders");
+/// # Ok::<_, go_queue::engine::TaskIdError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TaskId {
     tube: Name,
@@ -74,7 +83,7 @@ impl TaskId {
         &self.tube
     }
 
-    /// Its id.
+    /// Its id. The nil id if only the Go library's ids are known: they do not hold it.
     pub fn id(&self) -> Id {
         self.id
     }
@@ -112,10 +121,30 @@ impl FromStr for TaskId {
         let (Some(tube), Some(id)) = (parts.next(), parts.next()) else {
             return Err(TaskIdError);
         };
+        let Ok(id) = id.parse() else {
+            return Self::of_go_queue(text);
+        };
         Ok(Self {
             tube: Name::new(tube).map_err(|_| TaskIdError)?,
-            id: id.parse().map_err(|_| TaskIdError)?,
+            id,
             token: parts.next().map(Arc::from),
+            existed: false,
+        })
+    }
+}
+
+impl TaskId {
+    /// From ids of the Go library: they are the token, and all of them name one tube.
+    fn of_go_queue(joined: &str) -> Result<Self, TaskIdError> {
+        let replicas = go_queue::split(joined).map_err(|_| TaskIdError)?;
+        let tube = replicas.first().ok_or(TaskIdError)?.tube;
+        if replicas.iter().any(|replica| replica.tube != tube) {
+            return Err(TaskIdError);
+        }
+        Ok(Self {
+            tube: Name::new(tube).map_err(|_| TaskIdError)?,
+            id: Id::default(),
+            token: Some(Arc::from(joined)),
             existed: false,
         })
     }
@@ -131,5 +160,44 @@ impl<'de> Deserialize<'de> for TaskId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_id_is_read_as_it_is_written() {
+        for text in [
+            "orders:01890a5d-ac96-774b-bcce-b302099a8057",
+            "orders:01890a5d-ac96-774b-bcce-b302099a8057:127.0.0.1:11300/7,127.0.0.1:11301/9",
+        ] {
+            assert_eq!(text.parse::<TaskId>().expect(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn ids_of_the_go_library_are_read() {
+        let joined = "127.0.0.1:21303/tube/1,127.0.0.1:21301/tube/6";
+        let task: TaskId = joined.parse().expect("ids of the Go library");
+        assert_eq!((task.tube().as_str(), task.token()), ("tube", Some(joined)));
+        assert_eq!(task.id(), Id::default());
+        let written: TaskId = task.to_string().parse().expect("what was written");
+        assert_eq!(written, task);
+    }
+
+    #[test]
+    fn what_is_no_task_id_is_refused() {
+        for text in [
+            "",
+            "orders",
+            "orders:nonsense",
+            "h:1/a/1,h:2/b/1",
+            "h:1/a b/1",
+            "h:1/a/b/1",
+        ] {
+            assert_eq!(text.parse::<TaskId>(), Err(TaskIdError), "{text}");
+        }
     }
 }

@@ -11,6 +11,7 @@ mod alarm;
 mod codec;
 mod config;
 mod copies;
+mod dead;
 mod driver;
 mod figures;
 mod hold;
@@ -24,6 +25,7 @@ mod receive;
 mod replicas;
 mod session;
 mod tasks;
+mod transfer;
 
 #[cfg(test)]
 mod tests;
@@ -38,23 +40,26 @@ use tokio::task::JoinHandle;
 
 use crate::dedup::Marks;
 use crate::engine::{
-    BoxFuture, Capabilities, Engine, EngineError, Publish, Receive, Subscribe, Tasks,
+    BoxFuture, Capabilities, DeadLetters, Engine, EngineError, Publish, Receive, Subscribe, Tasks,
 };
-use crate::name::Side;
+use crate::name::{Place, Side};
 use crate::time::Clock;
 
 pub use config::{AtStart, Config, LowWater, TubeConfig, Wire};
+use dead::DeadTubes;
 use driver::Settings;
 use figures::Figures;
 pub use figures::ReplicationFigures;
 use node::Node;
 use receive::{Framing, Site};
-
-/// How long a consumer waits at least for an answer that is late: it has nobody who waits with it.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub use transfer::private_tube;
 
 /// The name of the engine.
 pub(crate) const ENGINE: &str = "beanstalkd";
+
+/// How long a consumer waits at least for an answer that is late: it has nobody who waits with it, and to cut a connection gives back
+/// everything in hand.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The engine on a set of nodes. Cheap to clone: all clones share the connections, which end when the last of them, of their
 /// publishers and of their subscriptions is gone, or at [`Engine::close`].
@@ -84,6 +89,7 @@ pub(crate) struct Shared {
     moved: tasks::Moved,
     /// What the ends of subscriptions share.
     site: Arc<Site>,
+    dead: DeadTubes,
     drivers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -138,17 +144,6 @@ impl Beanstalkd {
             .enumerate()
             .map(|(index, endpoint)| Node::new(index, endpoint.clone(), changed.clone()))
             .collect();
-        let site = Arc::new(Site {
-            endpoints: config.endpoints.clone(),
-            connect: config.connect_timeout,
-            patience: config.deadline.max(PATIENCE),
-            lease: config.lease,
-            unacked: config.unacked,
-            claimed: marks.is_some(),
-            clock: clock.clone(),
-            letters: None,
-            epochs: AtomicU32::new(1),
-        });
         let settings = Settings {
             deadline: config.deadline,
             connect_timeout: config.connect_timeout,
@@ -162,6 +157,18 @@ impl Beanstalkd {
             tokio::spawn(driver::run(node.clone(), settings.clone()))
         });
         let drivers = Mutex::new(drivers.collect());
+        let dead = DeadTubes::new(nodes.clone(), config.clone(), marks.clone(), clock.clone());
+        let site = Arc::new(Site {
+            endpoints: config.endpoints.clone(),
+            connect: config.connect_timeout,
+            patience: config.deadline.max(PATIENCE),
+            lease: config.lease,
+            unacked: config.unacked,
+            claimed: marks.is_some(),
+            clock: clock.clone(),
+            letters: Some(Arc::new(dead.clone())),
+            epochs: AtomicU32::new(1),
+        });
         let engine = Self(Arc::new(Shared {
             clock,
             marks,
@@ -174,6 +181,7 @@ impl Beanstalkd {
             nth: AtomicU32::new(fastrand::u32(..)),
             moved: tasks::Moved::default(),
             site,
+            dead,
             drivers,
             config,
         }));
@@ -260,12 +268,24 @@ impl Engine for Beanstalkd {
         &'a self,
         to: &'a Subscribe,
     ) -> BoxFuture<'a, Result<Box<dyn Receive>, EngineError>> {
-        let framing = match self.0.config.tube(to.place.name()).wire {
-            Wire::Native => Framing::Native,
-            Wire::GoQueue { late } => Framing::GoQueue { late },
-        };
-        let opened = receive::open(self.0.site.clone(), to, framing);
-        Box::pin(std::future::ready(opened))
+        Box::pin(async move {
+            let wire = match &to.place {
+                Place::Tube(tube) => {
+                    dead::dead_tube(tube)?;
+                    let options = self.0.config.tube(tube);
+                    if options.mixed_fleet {
+                        return transfer::open(&self.0, to);
+                    }
+                    options.wire
+                }
+                Place::Topic(_) => Wire::Native,
+            };
+            let framing = match wire {
+                Wire::Native => Framing::Native,
+                Wire::GoQueue { late } => Framing::GoQueue { late },
+            };
+            receive::open(Arc::clone(&self.0.site), to, framing)
+        })
     }
 
     fn publisher(&self) -> Arc<dyn Publish> {
@@ -274,6 +294,10 @@ impl Engine for Beanstalkd {
 
     fn tasks(&self) -> Option<Arc<dyn Tasks>> {
         Some(Arc::new(tasks::Changes(self.0.clone())))
+    }
+
+    fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
+        Some(Arc::new(self.0.dead.clone()))
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), EngineError>> {

@@ -48,6 +48,8 @@ pub(super) struct NodeEnd {
     failure: Option<Arc<str>>,
     tide: Tide,
     ask_at: Option<Instant>,
+    /// A connection was made after the last look at them: nothing wakes for it yet.
+    unheard: bool,
 }
 
 impl fmt::Debug for NodeEnd {
@@ -74,6 +76,7 @@ impl NodeEnd {
             failure: None,
             tide: Tide::default(),
             ask_at: None,
+            unheard: false,
         }
     }
 
@@ -99,6 +102,16 @@ impl NodeEnd {
         self.sessions.iter().map(|session| session.reserves).sum()
     }
 
+    /// Jobs that are reserved and wait for their history.
+    pub(super) fn in_line(&self) -> usize {
+        self.sessions.iter().map(Session::in_line).sum()
+    }
+
+    /// Jobs that have room set aside for them.
+    pub(super) fn coming(&self) -> usize {
+        self.reserves() + self.in_line()
+    }
+
     pub(super) fn has_dying(&self) -> bool {
         self.sessions.iter().any(|session| session.dying > 0)
     }
@@ -111,6 +124,7 @@ impl NodeEnd {
     /// Connects where a connection is missing, and hears what the others say.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, desk: &mut Desk, turn: &mut Turn) {
         self.connect(cx, desk);
+        self.unheard = false;
         let mut at = 0;
         while at < self.sessions.len() {
             let session = &mut self.sessions[at];
@@ -121,8 +135,6 @@ impl NodeEnd {
                 Err(error) => self.lose(at, &error, desk, turn),
             }
         }
-        // A lost connection is made again in this very turn, if there is no reason to wait.
-        self.connect(cx, desk);
     }
 
     fn connect(&mut self, cx: &mut Context<'_>, desk: &Desk) {
@@ -155,6 +167,7 @@ impl NodeEnd {
                 let epoch = desk.site.next_epoch();
                 let session = Session::new(link, epoch, self.index, desk.now);
                 self.sessions.push(session);
+                self.unheard = true;
             }
             Err(error) => self.fail(&error, desk),
         }
@@ -214,7 +227,7 @@ impl NodeEnd {
             return 0;
         }
         if let Some(idle) = self.sessions.iter_mut().find(|s| s.is_idle()) {
-            idle.wait(desk);
+            idle.wait();
             return 1;
         }
         let most = if desk.site.claimed {
@@ -234,7 +247,7 @@ impl NodeEnd {
             return 0;
         };
         if desk.site.claimed && !can_grow {
-            open.wait(desk);
+            open.wait();
             return 1;
         }
         if self.ask_at.is_none_or(|at| desk.now >= at) {
@@ -260,7 +273,9 @@ impl NodeEnd {
         }
     }
 
+    /// Writes what has gathered, and begins to connect where one more connection turned out to be wanted.
     pub(super) fn flush(&mut self, cx: &mut Context<'_>, desk: &mut Desk, turn: &mut Turn) {
+        self.connect(cx, desk);
         let mut at = 0;
         while at < self.sessions.len() {
             match self.sessions[at].flush(cx, desk.now) {
@@ -316,6 +331,7 @@ impl NodeEnd {
         let asks = self
             .ask_at
             .filter(|at| self.tide.dry && !desk.quiet && *at > desk.now);
-        sessions.chain(retry).chain(asks).min()
+        let unheard = self.unheard.then_some(desk.now);
+        sessions.chain(retry).chain(asks).chain(unheard).min()
     }
 }

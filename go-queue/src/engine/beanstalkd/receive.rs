@@ -32,8 +32,9 @@ const CLOSE: Duration = Duration::from_secs(5);
 /// How long after an envelope of a later version was met the end says so.
 const NEWER_SHOWN: Duration = Duration::from_secs(35);
 
-/// Jobs reserved beyond the room, at most, where a claim guards their start.
-const MOST_AHEAD: usize = 32;
+/// A job in hand is touched when it is so old. The time to run of a job is its producer's word, which nobody here has heard: this
+/// keeps those of 2 s and more, the shortest that the server can warn about, and is a command a second for those that run long.
+const RENEW: Duration = Duration::from_millis(700);
 
 /// What waits so long for room is given back: somebody else may have some.
 const AHEAD_FOR: Duration = Duration::from_millis(100);
@@ -107,18 +108,13 @@ pub(super) fn open(
             what: format!("serve {}: it keeps no {}", subscribe.place, Side::Topics),
         });
     };
-    // Others may have stored jobs with a shorter time to run than this process would: touch often, it costs little.
-    let often = match framing {
-        Framing::Native => Duration::from_secs(5),
-        Framing::GoQueue { .. } => Duration::from_millis(1500),
-    };
     let source = Arc::new(Source {
         tube: tube.clone(),
         wire_tube: Arc::from(tube.as_str()),
         framing,
         order: subscribe.order,
         label: Arc::clone(&subscribe.label),
-        renew: often.min(site.lease / 3).min(subscribe.lease / 3),
+        renew: RENEW.min(site.lease / 3).min(subscribe.lease / 3),
     });
     let nodes = (0_u32..)
         .zip(&site.endpoints)
@@ -140,7 +136,6 @@ pub(super) fn open(
             site,
             source,
         },
-        prefetch: 0,
         alarm: Alarm::default(),
         ticker: Alarm::default(),
         closing: None,
@@ -154,8 +149,6 @@ struct TubeEnd {
     /// Which node is polled first.
     first: usize,
     desk: Desk,
-    /// Room beyond the room; grows while everything is taken at once.
-    prefetch: usize,
     /// For what is held, exact.
     alarm: Alarm,
     /// For everything else.
@@ -280,7 +273,6 @@ impl TubeEnd {
         match self.desk.ahead_since {
             Some(_) if self.desk.ahead.is_empty() => self.desk.ahead_since = None,
             Some(since) if self.desk.now - since >= AHEAD_FOR => {
-                self.prefetch = 0;
                 self.desk.ahead_since = None;
                 let ahead = std::mem::take(&mut self.desk.ahead);
                 self.give_back(ahead);
@@ -355,17 +347,15 @@ impl TubeEnd {
     /// Asks the nodes for what there is room for.
     fn reserve(&mut self, turn: &Turn) {
         let ahead = self.desk.ahead.len();
-        let asked: usize = self.nodes.iter().map(NodeEnd::reserves).sum();
+        let asked: usize = self.nodes.iter().map(NodeEnd::coming).sum();
+        let in_line: usize = self.nodes.iter().map(NodeEnd::in_line).sum();
         let free = turn.free.saturating_sub(turn.deliver.len());
-        if self.desk.site.claimed && ahead == 0 && free > 0 && !turn.deliver.is_empty() {
-            self.prefetch = (self.prefetch * 2 + 4).min(MOST_AHEAD);
-        }
         let mut room = if self.desk.quiet {
             0
         } else {
-            (free + self.prefetch).saturating_sub(asked + ahead)
+            free.saturating_sub(asked + ahead)
         };
-        let has_room = free > ahead && !self.desk.quiet;
+        let has_room = free > ahead + in_line && !self.desk.quiet;
         let count = self.nodes.len();
         for step in 0..count {
             let at = (self.first + step) % count;

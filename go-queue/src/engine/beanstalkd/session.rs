@@ -175,6 +175,11 @@ impl Session {
         self.jobs.len() - self.free.len()
     }
 
+    /// Jobs that wait for their history.
+    pub(super) fn in_line(&self) -> usize {
+        self.line.len()
+    }
+
     /// Nothing is in hand, and nothing that should not be delayed is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.leased() == 0 && self.unconfirmed == 0 && self.reserves == 0
@@ -188,9 +193,11 @@ impl Session {
 
     // ------------------------------------------------------------------ jobs in hand
 
-    fn take(&mut self, id: u64, priority: u32, now: Instant) -> Receipt {
+    fn take(&mut self, id: u64, priority: u32, desk: &Desk) -> Receipt {
+        let (now, renew) = (desk.now, desk.source.renew);
         if self.leased() == 0 {
-            self.renew_at = now;
+            // What is in hand now cannot be old before that.
+            self.renew_at = now + renew / 2;
         }
         let job = Some(Job {
             id,
@@ -374,8 +381,8 @@ impl Session {
     }
 
     /// Lets the server say when a job comes.
-    pub(super) fn wait(&mut self, desk: &Desk) {
-        self.look(desk);
+    pub(super) fn wait(&mut self) {
+        self.look();
         self.push(&Command::ReserveWithTimeout(WAIT), Word::Wait);
         self.reserves += 1;
         self.waits = true;
@@ -387,7 +394,7 @@ impl Session {
         self.reserves += 1;
     }
 
-    fn look(&mut self, _desk: &Desk) {
+    fn look(&mut self) {
         self.push(&Command::PeekDelayed, Word::Delayed);
     }
 
@@ -398,7 +405,7 @@ impl Session {
             self.renew_at = desk.now + desk.source.renew / 2;
         }
         if !self.waits && desk.now - self.wrote >= HEARTBEAT {
-            self.look(desk);
+            self.look();
             if !tide.dry && self.reserves == 0 {
                 self.push(&Command::PeekReady, Word::Ready);
             }
@@ -572,7 +579,7 @@ impl Session {
             }
             (Word::Kicked, _) => self.unconfirmed -= 1,
             (Word::Touched(receipt), Answer::NotFound) => self.lose(receipt, desk, turn),
-            (Word::History(_), answer) => self.learn(&answer, tide, desk, turn),
+            (Word::History(receipt), answer) => self.learn(receipt, &answer, tide, desk, turn),
             (Word::Body(receipt), answer) => self.bequeath(receipt, answer, desk, turn),
             (Word::Delayed, Answer::Found { body, .. }) => {
                 tide.next_due = open(desk.source.framing, body)
@@ -633,7 +640,7 @@ impl Session {
                 ..
             }) => {
                 desk.newer_seen = Some(desk.now);
-                let receipt = self.take(id, DEFAULT_PRIORITY, desk.now);
+                let receipt = self.take(id, DEFAULT_PRIORITY, desk);
                 self.give_back(receipt, NEWER_AFTER, desk);
                 return;
             }
@@ -644,7 +651,7 @@ impl Session {
             parked_attempt,
             priority,
         } = opened;
-        let receipt = self.take(id, priority, desk.now);
+        let receipt = self.take(id, priority, desk);
         if desk.quiet {
             self.give_back(receipt, 0, desk);
             return;
@@ -694,8 +701,18 @@ impl Session {
     }
 
     /// The counters of a job: how often it was started before.
-    fn learn(&mut self, answer: &Answer, tide: &mut Tide, desk: &mut Desk, turn: &mut Turn) {
-        let asked = self.line.iter_mut().find(|(_, waits)| *waits);
+    fn learn(
+        &mut self,
+        receipt: Receipt,
+        answer: &Answer,
+        tide: &mut Tide,
+        desk: &mut Desk,
+        turn: &mut Turn,
+    ) {
+        let asked = self
+            .line
+            .iter_mut()
+            .find(|(parcel, _)| parcel.receipt == receipt);
         if let Some((parcel, waits)) = asked {
             *waits = false;
             if let Answer::Stats(text) = answer {

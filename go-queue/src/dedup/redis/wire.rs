@@ -1,0 +1,245 @@
+//! Keys, scripts, and the commands of a claim as they go to Redis.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Cmd, Pipeline};
+
+use super::machine::{Command, End, Step};
+use super::value::{Value, owner};
+use crate::message::Id;
+
+/// How long the Go library keeps its locks in milliseconds. Whatever replaces a lock lives at least as long.
+pub(super) const GO_LOCK_MS: u64 = 3_600_500;
+
+/// How the key of a task is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyForm {
+    /// `<prefix>:<scope>:<id as 32 hex digits>`.
+    #[default]
+    Native,
+    /// The id as 32 hex digits and nothing else: the MD5 of the job, as workers of the Go library make it.
+    GoQueue,
+}
+
+/// Makes the keys of one scope.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    head: Vec<u8>,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str, scope: &str, form: KeyForm) -> Self {
+        let head = match form {
+            KeyForm::Native => format!("{prefix}:{scope}:").into_bytes(),
+            KeyForm::GoQueue => Vec::new(),
+        };
+        Self { head }
+    }
+
+    pub(super) fn of(&self, id: Id) -> Vec<u8> {
+        let mut key = Vec::with_capacity(self.head.len() + 32);
+        key.extend_from_slice(&self.head);
+        for byte in id.0.to_be_bytes() {
+            for half in [byte >> 4, byte & 15] {
+                key.push(b"0123456789abcdef"[usize::from(half)]);
+            }
+        }
+        key
+    }
+}
+
+/// A script with its SHA-1, by which Redis knows it.
+pub(super) struct Lua {
+    pub(super) text: &'static str,
+    pub(super) hash: &'static str,
+}
+
+impl Lua {
+    /// Begins a call. `whole` sends the text, which Redis then knows by its digest.
+    pub(super) fn call(&self, whole: bool, keys: usize) -> Cmd {
+        let mut command = if whole {
+            let mut command = Cmd::with_capacity(8, self.text.len() + 256);
+            command.arg("EVAL").arg(self.text);
+            command
+        } else {
+            let mut command = Cmd::with_capacity(8, 256);
+            command.arg("EVALSHA").arg(self.hash);
+            command
+        };
+        command.arg(keys);
+        command
+    }
+}
+
+/// `SET .. NX GET` for servers before 7.0. Arguments: value, milliseconds.
+static ACQUIRE: Lua = Lua {
+    hash: "e8b69fe8e99d54a0bfa70b3718fee6137afcced1",
+    text: "local v = redis.call('GET', KEYS[1])
+if not v then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+return v",
+};
+
+/// Replaces exactly this value. Arguments: the old value (empty: none), the new one (empty: none), milliseconds. Answers 1, or
+/// what is there instead.
+pub(super) static SWAP: Lua = Lua {
+    hash: "bed51cc3307d5d8b705ef8585501de0c27ad841c",
+    text: "local v = redis.call('GET', KEYS[1]) or ''
+if v ~= ARGV[1] then return v end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return 1",
+};
+
+/// Replaces what this owner wrote, or nothing at all. Arguments: the owner between colons, the new value (empty: none),
+/// milliseconds. Answers 1, or what is there instead.
+static SETTLE: Lua = Lua {
+    hash: "cccab17ab473d670d814aac0addd4b8f3e0ae93b",
+    text: "local v = redis.call('GET', KEYS[1])
+if v and not string.find(v, ARGV[1], 1, true) then return v end
+if ARGV[2] ~= '' then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) elseif v then redis.call('DEL', KEYS[1]) end
+return 1",
+};
+
+/// The lock script of the Go library, byte for byte, so that both share one entry of the script cache.
+pub(super) static GO_LOCK: Lua = Lua {
+    hash: "dbecad63894903ddf755d05d73a3eb7432ef75c0",
+    text: "if redis.call(\"GET\", KEYS[1]) == ARGV[1] then
+    redis.call(\"SET\", KEYS[1], ARGV[1], \"PX\", ARGV[2])
+    return \"OK\"
+else
+    return redis.call(\"SET\", KEYS[1], ARGV[1], \"NX\", \"PX\", ARGV[2])
+end",
+};
+
+/// Lengthens the life of exactly this value. Arguments: the value, milliseconds.
+pub(super) static EXTEND: Lua = Lua {
+    hash: "dba8305253ce460b9d2d8605f77697d1a65c3058",
+    text: "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 1",
+};
+
+/// What the commands of an end have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Encoder {
+    pub(super) keys: Keys,
+    /// Begins every owner token of this end.
+    pub(super) nonce: Arc<str>,
+    pub(super) lease: Duration,
+    /// How long what is done stays known, in milliseconds.
+    pub(super) keep: u64,
+    /// How long a count outlives the run that it counts, in milliseconds.
+    pub(super) hold: u64,
+}
+
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+impl Encoder {
+    /// Appends a command as it goes out at `now`, by the clock of Redis.
+    pub(super) fn encode(&self, command: &Command, now: u64, get: bool, to: &mut Pipeline) {
+        let key = self.keys.of(command.id);
+        let owner = owner(&self.nonce, command.seq);
+        let until = now.saturating_add(millis(self.lease));
+        let running = |attempt| {
+            Value::Running {
+                attempt,
+                owner: &owner,
+                until,
+            }
+            .to_vec()
+        };
+        let cmd = match &command.step {
+            Step::Acquire if get => {
+                let mut cmd = Cmd::with_capacity(7, key.len() + 96);
+                cmd.arg("SET").arg(key).arg(running(1));
+                cmd.arg("NX").arg("GET").arg("PX").arg(self.hold);
+                cmd
+            }
+            Step::Acquire => {
+                let mut cmd = ACQUIRE.call(command.whole, 1);
+                cmd.arg(key).arg(running(1)).arg(self.hold);
+                cmd
+            }
+            Step::Take { old, attempt } => {
+                let mut cmd = SWAP.call(command.whole, 1);
+                cmd.arg(key).arg(old).arg(running(*attempt)).arg(self.hold);
+                cmd
+            }
+            Step::Renew { attempt } => self.settle(command, key, &owner, &running(*attempt), 0),
+            Step::Done { .. } => {
+                let mut cmd = Cmd::with_capacity(5, key.len() + 64);
+                cmd.arg("SET").arg(key).arg("D").arg("PX").arg(self.keep);
+                cmd
+            }
+            Step::End { attempt, end, .. } | Step::Free { attempt, end, .. } => {
+                let attempt = *attempt;
+                let owner_text = &*owner;
+                let (value, more) = match end {
+                    End::Wait { after } => {
+                        let after = millis(*after);
+                        let not_before = now.saturating_add(after);
+                        let value = Value::Waiting {
+                            attempt,
+                            owner: owner_text,
+                            not_before,
+                        };
+                        (value.to_vec(), after)
+                    }
+                    End::Dying { within } => {
+                        let within = millis(*within);
+                        let value = Value::Dying {
+                            attempt,
+                            owner: owner_text,
+                            until: now.saturating_add(within),
+                        };
+                        (value.to_vec(), within)
+                    }
+                    End::Gone => (Vec::new(), 0),
+                };
+                self.settle(command, key, &owner, &value, more)
+            }
+        };
+        to.add_command(cmd);
+    }
+
+    fn settle(&self, command: &Command, key: Vec<u8>, owner: &str, value: &[u8], more: u64) -> Cmd {
+        let mut cmd = SETTLE.call(command.whole, 1);
+        cmd.arg(key)
+            .arg(format!(":{owner}:"))
+            .arg(value)
+            .arg(self.hold.saturating_add(more));
+        cmd
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dead_index;
+    use super::*;
+
+    #[test]
+    fn keys_are_those_of_the_go_library_where_asked() {
+        let id = Id(0x7738_a7b9_4f1f_d27f_9ea7_d0c0_5bcd_d423);
+        let raw = Keys::new("gq", "reminders", KeyForm::GoQueue).of(id);
+        assert_eq!(raw, b"7738a7b94f1fd27f9ea7d0c05bcdd423");
+        let native = Keys::new("gq", "reminders", KeyForm::Native).of(Id(10));
+        assert_eq!(native, b"gq:reminders:0000000000000000000000000000000a");
+    }
+
+    #[test]
+    fn scripts_are_known_by_their_digests() {
+        let all = [&ACQUIRE, &SWAP, &SETTLE, &GO_LOCK, &EXTEND];
+        for script in all.into_iter().chain(dead_index::SCRIPTS) {
+            let hash = redis::Script::new(script.text);
+            assert_eq!(script.hash, hash.get_hash(), "{}", script.text);
+        }
+    }
+
+    #[test]
+    fn the_lock_script_is_the_one_of_the_go_library() {
+        assert_eq!(GO_LOCK.text.len(), 193);
+        assert_eq!(GO_LOCK.hash, "dbecad63894903ddf755d05d73a3eb7432ef75c0");
+    }
+}
