@@ -241,6 +241,34 @@ async fn many_callers_at_once_each_get_their_own_answer() {
 }
 
 #[tokio::test]
+async fn while_all_nodes_are_healthy_no_copy_is_given_up_however_much_is_sent() {
+    let servers = servers(3);
+    let mut config = config(&servers);
+    // Of the size of one node's share of the window, on a busy machine.
+    config.deadline = Duration::from_secs(2);
+    let engine = open_with(config, Some(Notes::new())).await;
+    // One node is slower than the quorum: it gets its copies behind the answers.
+    let slices = (0..8).map(|_| {
+        let engine = engine.clone();
+        #[expect(clippy::disallowed_methods, reason = "it is waited for")]
+        tokio::spawn(async move {
+            let slice = (0..4000).map(|_| task(&[0; 300])).collect();
+            send_all(&engine, slice).await
+        })
+    });
+    for slice in slices.collect::<Vec<_>>() {
+        let answers = slice.await.expect("no caller fails");
+        assert!(answers.iter().all(Result::is_ok));
+    }
+    until("the last copies", async || total(&servers).await == 96_000).await;
+    let replication = engine.replication();
+    assert_eq!(
+        (replication.missed_behind, replication.under_replicated),
+        (0, 0)
+    );
+}
+
+#[tokio::test]
 async fn all_nodes_down_at_the_start_is_said_of_each() {
     let mut servers = servers(2);
     let config = config(&servers);
@@ -391,7 +419,7 @@ async fn closing_writes_what_was_handed_over_and_refuses_the_rest() {
     let server = Server::start();
     let engine = open(Config::new([server.endpoint()])).await;
     let publisher = engine.publisher();
-    let mut sending = publisher.publish((0..3000).map(|_| task(b"x")).collect());
+    let mut sending = publisher.publish((0..1000).map(|_| task(b"x")).collect());
     let polled =
         std::future::poll_fn(|cx| std::task::Poll::Ready(sending.as_mut().poll(cx).is_ready()));
     assert!(!polled.await, "on its way");
@@ -403,7 +431,7 @@ async fn closing_writes_what_was_handed_over_and_refuses_the_rest() {
         .await
         .expect("answered");
     assert!(answers.iter().all(Result::is_ok));
-    assert_eq!(server.jobs().await, 3000);
+    assert_eq!(server.jobs().await, 1000);
     let error = send(&engine, task(b"x")).await.expect_err("closed");
     assert!(matches!(error, PublishError::Closed { .. }), "{error}");
 }
