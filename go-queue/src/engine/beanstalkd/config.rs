@@ -214,10 +214,7 @@ mod tests {
     fn why(change: impl FnOnce(&mut Config)) -> String {
         let mut config = Config::new(["a:1", "b:2"]);
         change(&mut config);
-        config
-            .check()
-            .expect_err("it cannot be opened")
-            .to_string()
+        config.check().expect_err("it cannot be opened").to_string()
     }
 
     #[test]
@@ -238,7 +235,10 @@ mod tests {
             (why(|c| c.replicas = 0), "at least 1"),
             (why(|c| c.write_quorum = 0), "at least 1"),
             (why(|c| c.deadline = Duration::ZERO), "`deadline`"),
-            (why(|c| c.connect_timeout = Duration::ZERO), "`connect_timeout`"),
+            (
+                why(|c| c.connect_timeout = Duration::ZERO),
+                "`connect_timeout`",
+            ),
             (why(|c| c.lease = Duration::from_secs(2)), "`lease`"),
             (why(|c| c.unacked = 0), "`unacked`"),
             (

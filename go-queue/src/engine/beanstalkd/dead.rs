@@ -29,9 +29,7 @@ use super::config::Config;
 use super::letter::{Letter, LetterWriter};
 use super::node::{Ask, Node};
 use crate::dedup::{DeadEntry, DeadIndex, Mark, MarkWhat, Marked, Marks, StoreDown};
-use crate::engine::{
-    BoxFuture, DEFAULT_PRIORITY, DeadLetter, DeadLetters, DeadQuery, EngineError,
-};
+use crate::engine::{BoxFuture, DEFAULT_PRIORITY, DeadLetter, DeadLetters, DeadQuery, EngineError};
 use crate::message::Id;
 use crate::name::{Name, Place};
 use crate::time::{Clock, WallTime};
@@ -243,7 +241,8 @@ impl Shared {
         &self,
         asks: Vec<Vec<(usize, Ask)>>,
     ) -> Vec<(usize, usize, Result<Answer, Arc<str>>)> {
-        let mut sent: Vec<BoxFuture<'_, Vec<(usize, usize, Result<Answer, Arc<str>>)>>> = Vec::new();
+        let mut sent: Vec<BoxFuture<'_, Vec<(usize, usize, Result<Answer, Arc<str>>)>>> =
+            Vec::new();
         for (node, asks) in asks.into_iter().enumerate() {
             if asks.is_empty() {
                 continue;
@@ -255,7 +254,9 @@ impl Shared {
                 marks
                     .into_iter()
                     .zip(answers)
-                    .map(|(mark, answer)| (node, mark, answer.map_err(|why| why.to_string().into())))
+                    .map(|(mark, answer)| {
+                        (node, mark, answer.map_err(|why| why.to_string().into()))
+                    })
                     .collect()
             }));
         }
@@ -279,10 +280,7 @@ impl Shared {
                 id: copy.job,
                 priority: DEFAULT_PRIORITY,
             };
-            [
-                (copy.node, Ask::ReserveJob(copy.job)),
-                (copy.node, bury),
-            ]
+            [(copy.node, Ask::ReserveJob(copy.job)), (copy.node, bury)]
         });
         self.ask_each(self.by_node(asks)).await;
     }
@@ -365,19 +363,24 @@ impl Shared {
         let noted = letters
             .iter()
             .zip(&parcels)
-            .map(|(letter, parcel)| -> BoxFuture<'_, Result<(), EngineError>> {
-                Box::pin(async move {
-                    if parcel.kept() {
-                        return self
-                            .note(letter, &parcel.copies)
-                            .await
-                            .map_err(|down| away(WHAT, down.to_string()));
-                    }
-                    let why = parcel.why.as_deref().unwrap_or("no other node is connected");
-                    let (has, wants) = (parcel.copies.len(), parcel.enough);
-                    Err(away(WHAT, format!("{has} of {wants} nodes took it: {why}")))
-                })
-            })
+            .map(
+                |(letter, parcel)| -> BoxFuture<'_, Result<(), EngineError>> {
+                    Box::pin(async move {
+                        if parcel.kept() {
+                            return self
+                                .note(letter, &parcel.copies)
+                                .await
+                                .map_err(|down| away(WHAT, down.to_string()));
+                        }
+                        let why = parcel
+                            .why
+                            .as_deref()
+                            .unwrap_or("no other node is connected");
+                        let (has, wants) = (parcel.copies.len(), parcel.enough);
+                        Err(away(WHAT, format!("{has} of {wants} nodes took it: {why}")))
+                    })
+                },
+            )
             .collect();
         let noted = together(noted).await;
         for (result, parcel) in noted.iter().zip(&parcels) {
@@ -387,7 +390,10 @@ impl Shared {
             }
         }
         self.delete(&unwanted).await;
-        let dead = letters.iter().zip(&noted).filter(|(_, noted)| noted.is_ok());
+        let dead = letters
+            .iter()
+            .zip(&noted)
+            .filter(|(_, noted)| noted.is_ok());
         self.tell_claims(dead.map(|(letter, _)| letter)).await;
         noted
     }
@@ -441,7 +447,10 @@ impl Shared {
         }
         if !open.is_empty() {
             let n = open.len();
-            tracing::warn!(n, "the store does not know of dead letters that are kept; their replicas may run once more");
+            tracing::warn!(
+                n,
+                "the store does not know of dead letters that are kept; their replicas may run once more"
+            );
         }
     }
 

@@ -175,7 +175,11 @@ impl Driver {
         driver
     }
 
-    fn push(&mut self, command: &Command<'_>, run: impl FnOnce() -> Run) -> Result<(), EncodeError> {
+    fn push(
+        &mut self,
+        command: &Command<'_>,
+        run: impl FnOnce() -> Run,
+    ) -> Result<(), EncodeError> {
         self.link.push(command, ())?;
         self.runs.push_back(run());
         Ok(())

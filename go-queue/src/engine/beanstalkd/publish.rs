@@ -150,9 +150,8 @@ impl Shared {
             extra: &[],
             body: &out.body,
         };
-        envelope::encode(&parts, buffer).map_err(|error| {
-            too_large(out.place.clone(), error.len, usize::from(u16::MAX))
-        })?;
+        envelope::encode(&parts, buffer)
+            .map_err(|error| too_large(out.place.clone(), error.len, usize::from(u16::MAX)))?;
         let body = buffer.split().freeze();
         Ok((out.id, job(body, due, out.priority, false)))
     }
@@ -430,8 +429,7 @@ impl Shared {
                 ),
             },
             Some(Refusal::Draining) => unavailable(
-                "the nodes are draining: they take no tasks until they are started anew"
-                    .to_owned(),
+                "the nodes are draining: they take no tasks until they are started anew".to_owned(),
                 false,
             ),
             Some(Refusal::NotAsked) | None => unavailable(self.why_away(), false),

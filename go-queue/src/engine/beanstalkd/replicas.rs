@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Shared;
 use super::copies::{Copies, Goal, Job, Standing};
-use super::node::{AskError, Ask, Node, Work};
+use super::node::{Ask, AskError, Node, Work};
 use super::placement::{NodeSet, choose};
 use crate::engine::beanstalkd::codec::Answer;
 

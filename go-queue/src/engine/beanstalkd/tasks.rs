@@ -137,7 +137,8 @@ impl Shared {
         }
         let mut found = self.find(task, place.as_deref()).await;
         if found.is_nothing()
-            && let Noted::At(Some(moved)) = self.place_of(&**store, task, pointer(task.id())).await?
+            && let Noted::At(Some(moved)) =
+                self.place_of(&**store, task, pointer(task.id())).await?
         {
             found = self.find(task, Some(&moved)).await;
         }
@@ -227,7 +228,10 @@ impl Shared {
         let Some((_, body)) = found.waits.first() else {
             self.marked(store, task, due, MarkWhat::Forget).await?;
             return match found {
-                Found { silent: Some(error), .. } => Err(error.into()),
+                Found {
+                    silent: Some(error),
+                    ..
+                } => Err(error.into()),
                 Found { held: true, .. } => Ok(Rescheduled::Running),
                 _ => Ok(Rescheduled::Unknown),
             };
@@ -244,7 +248,12 @@ impl Shared {
         let _ = self.remove(&found).await;
         let place = self.token(super::Wire::Native, task.tube(), copies.into_iter());
         self.moved.note(task.id(), place.clone());
-        let pointer = self.mark(task.tube(), pointer(task.id()), due, MarkWhat::Stored { place });
+        let pointer = self.mark(
+            task.tube(),
+            pointer(task.id()),
+            due,
+            MarkWhat::Stored { place },
+        );
         // Without it this process alone finds the copies; the mark of a later change stops them all the same.
         let _ = store.mark(vec![pointer]).await;
         Ok(Rescheduled::Rescheduled)
@@ -316,7 +325,8 @@ impl Shared {
         body: &Bytes,
         due: WallTime,
     ) -> Result<Vec<Replica>, Stuck> {
-        let priority = envelope::open(body.clone()).map_or(envelope::DEFAULT_PRIORITY, |o| o.priority);
+        let priority =
+            envelope::open(body.clone()).map_or(envelope::DEFAULT_PRIORITY, |o| o.priority);
         let job = Job {
             tube: task.tube().clone(),
             body: envelope::with_due(body, due).map_err(|why| Stuck::Never(why.to_string()))?,
@@ -344,7 +354,8 @@ impl Shared {
 
     /// Gives copies back as they were.
     async fn give_back(&self, task: &TaskId, taken: &[Replica], body: &Bytes) {
-        let priority = envelope::open(body.clone()).map_or(envelope::DEFAULT_PRIORITY, |o| o.priority);
+        let priority =
+            envelope::open(body.clone()).map_or(envelope::DEFAULT_PRIORITY, |o| o.priority);
         let due = self.due_of(task, body).unwrap_or_default();
         let left = due.since(self.clock.now()).as_secs();
         let delay = u32::try_from(left).unwrap_or(u32::MAX);
@@ -438,7 +449,10 @@ impl Shared {
                 // `endpoint/job` or, as the Go library writes it, `endpoint/tube/job`.
                 let (endpoint, rest) = part.split_once('/')?;
                 let job = rest.rsplit('/').next()?.parse().ok()?;
-                let node = self.nodes.iter().find(|node| **node.endpoint() == *endpoint)?;
+                let node = self
+                    .nodes
+                    .iter()
+                    .find(|node| **node.endpoint() == *endpoint)?;
                 Some(Replica {
                     node: node.index(),
                     job,
@@ -573,7 +587,11 @@ async fn at_once<T, R, F: Future<Output = R>>(items: Vec<T>, run: impl Fn(T) -> 
     let mut results = Vec::with_capacity(items.len());
     let mut items = items.into_iter().peekable();
     while items.peek().is_some() {
-        let mut under_way: Vec<_> = items.by_ref().take(UNDER_WAY).map(|item| Box::pin(run(item))).collect();
+        let mut under_way: Vec<_> = items
+            .by_ref()
+            .take(UNDER_WAY)
+            .map(|item| Box::pin(run(item)))
+            .collect();
         let mut done: Vec<Option<R>> = Vec::new();
         done.resize_with(under_way.len(), || None);
         poll_fn(|cx| {

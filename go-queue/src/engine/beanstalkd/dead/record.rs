@@ -21,7 +21,8 @@ const REASON: &str = "gq-dead-reason";
 const WIRE: &str = "gq-dead-wire";
 
 /// What a letter says that had no room for its reason.
-const NO_ROOM: &str = "not kept: the task is as large as a job may be, which left no room for the reason";
+const NO_ROOM: &str =
+    "not kept: the task is as large as a job may be, which left no room for the reason";
 
 /// A dead letter, read.
 #[derive(Clone, Debug)]
@@ -59,9 +60,7 @@ fn open(original: &Bytes, go_queue: bool) -> Opened {
 
 /// The id by which a job of this body is known.
 pub(super) fn id(letter: &Letter) -> Id {
-    open(&letter.body, is_go_queue(letter.framing))
-        .message
-        .id
+    open(&letter.body, is_go_queue(letter.framing)).message.id
 }
 
 fn is_go_queue(framing: Framing) -> bool {
@@ -189,7 +188,8 @@ impl Record {
             go_queue::wrap(now, payload, &mut body);
             return (body.freeze(), go_queue::PRIORITY);
         }
-        let body = envelope::with_due(&self.original, now).unwrap_or_else(|_| self.original.clone());
+        let body =
+            envelope::with_due(&self.original, now).unwrap_or_else(|_| self.original.clone());
         (body, opened.priority)
     }
 }
@@ -238,10 +238,19 @@ mod tests {
         let record = Record::read(&sent.tube, false, encode(&sent, 65_535));
         let shown = record.show(5);
         assert_eq!((shown.cursor, shown.id, shown.attempts), (5, Id(77), 9));
-        assert_eq!((&*shown.reason, &*shown.handler), (&*sent.reason, "app::handler"));
-        assert_eq!((shown.body.key(), shown.body.payload()), (&b"key"[..], &b"{}"[..]));
+        assert_eq!(
+            (&*shown.reason, &*shown.handler),
+            (&*sent.reason, "app::handler")
+        );
+        assert_eq!(
+            (shown.body.key(), shown.body.payload()),
+            (&b"key"[..], &b"{}"[..])
+        );
         assert_eq!(shown.content, ContentType::Json);
-        assert_eq!((shown.at, shown.died), (WallTime::from_millis(4), sent.died));
+        assert_eq!(
+            (shown.at, shown.died),
+            (WallTime::from_millis(4), sent.died)
+        );
         let (body, priority) = record.again(NOW);
         let again = envelope::open(body).expect("whole");
         assert_eq!((again.message.id, again.message.due), (Id(77), NOW));
@@ -284,7 +293,11 @@ mod tests {
             assert_eq!(shown.id, Id(77), "{limit}");
             assert_eq!(shown.body.payload(), [b'x'; 1000], "{limit}");
             let cut = sent.reason.starts_with(&*shown.reason);
-            assert!(cut || &*shown.reason == NO_ROOM, "{limit}: {}", shown.reason);
+            assert!(
+                cut || &*shown.reason == NO_ROOM,
+                "{limit}: {}",
+                shown.reason
+            );
         }
     }
 }

@@ -73,7 +73,11 @@ impl Shared {
 async fn walk(node: &Node, tube: &Name) -> Result<Vec<(u64, bytes::Bytes)>, EngineError> {
     let what = || format!("look through `{tube}`");
     let failed = |error: super::super::node::AskError| error.engine(what());
-    let stats = match node.ask(Ask::StatsTube(tube.clone())).await.map_err(failed)? {
+    let stats = match node
+        .ask(Ask::StatsTube(tube.clone()))
+        .await
+        .map_err(failed)?
+    {
         Answer::Stats(text) => text,
         // A tube without jobs is none.
         _ => return Ok(Vec::new()),
@@ -88,7 +92,11 @@ async fn walk(node: &Node, tube: &Name) -> Result<Vec<(u64, bytes::Bytes)>, Engi
     let mut jobs = Vec::new();
     let mut buried = number("current-jobs-buried");
     for _ in 0..astray {
-        match node.ask(Ask::PeekReady(tube.clone())).await.map_err(failed)? {
+        match node
+            .ask(Ask::PeekReady(tube.clone()))
+            .await
+            .map_err(failed)?
+        {
             Answer::Found { id, .. } => {
                 bury_again(node, id).await?;
                 buried += 1;
@@ -97,7 +105,11 @@ async fn walk(node: &Node, tube: &Name) -> Result<Vec<(u64, bytes::Bytes)>, Engi
         }
     }
     for _ in 0..buried {
-        match node.ask(Ask::PeekBuried(tube.clone())).await.map_err(failed)? {
+        match node
+            .ask(Ask::PeekBuried(tube.clone()))
+            .await
+            .map_err(failed)?
+        {
             Answer::Found { id, body } => {
                 bury_again(node, id).await?;
                 jobs.push((id, body));

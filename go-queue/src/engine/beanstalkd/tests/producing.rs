@@ -110,8 +110,10 @@ async fn a_node_that_comes_back_is_used_within_two_seconds() {
         assert!(
             matches!(
                 error,
-                PublishError::UnderReplicated { maybe_stored: false, .. }
-                    | PublishError::UnderReplicated { confirmed: 1, .. }
+                PublishError::UnderReplicated {
+                    maybe_stored: false,
+                    ..
+                } | PublishError::UnderReplicated { confirmed: 1, .. }
             ),
             "{error:?}"
         );
@@ -158,15 +160,29 @@ async fn a_task_too_large_is_refused_before_a_byte_leaves_and_the_rest_goes_on()
     let engine = open(Config::new([small.endpoint()])).await;
     let mut huge = task(&[0; 65_536]);
     huge.body = Body::pack(b"", b"", &[7; 65_535]);
-    let answers = send_all(&engine, vec![task(b"a"), huge, task(&[1; 2000]), task(b"b")]).await;
+    let answers = send_all(
+        &engine,
+        vec![task(b"a"), huge, task(&[1; 2000]), task(b"b")],
+    )
+    .await;
     assert!(answers[0].is_ok() && answers[3].is_ok(), "{answers:?}");
     assert!(
-        matches!(answers[1], Err(PublishError::TooLarge { limit: 65_535, .. })),
+        matches!(
+            answers[1],
+            Err(PublishError::TooLarge { limit: 65_535, .. })
+        ),
         "{:?}",
         answers[1]
     );
     assert!(
-        matches!(answers[2], Err(PublishError::TooLarge { size: 2043, limit: 1000, .. })),
+        matches!(
+            answers[2],
+            Err(PublishError::TooLarge {
+                size: 2043,
+                limit: 1000,
+                ..
+            })
+        ),
         "the limit of the node: {:?}",
         answers[2]
     );
@@ -359,7 +375,13 @@ async fn a_named_task_that_is_not_stored_gives_its_name_back() {
     notes.away.store(true, std::sync::atomic::Ordering::Relaxed);
     let error = send(&engine, out).await.expect_err("nobody knows the name");
     assert!(
-        matches!(error, PublishError::Unavailable { maybe_stored: false, .. }),
+        matches!(
+            error,
+            PublishError::Unavailable {
+                maybe_stored: false,
+                ..
+            }
+        ),
         "{error}"
     );
 }
@@ -377,7 +399,9 @@ async fn closing_writes_what_was_handed_over_and_refuses_the_rest() {
         .await
         .expect("in time")
         .expect("closes");
-    let answers = tokio::time::timeout(super::BOUND, sending).await.expect("answered");
+    let answers = tokio::time::timeout(super::BOUND, sending)
+        .await
+        .expect("answered");
     assert!(answers.iter().all(Result::is_ok));
     assert_eq!(server.jobs().await, 3000);
     let error = send(&engine, task(b"x")).await.expect_err("closed");
