@@ -88,12 +88,12 @@ struct Chain {
 }
 
 impl Run for Chain {
-    async fn run<'a>(&'a self, cx: &'a Context) -> Outcome {
+    // The box of the outermost layer as it is: a future around it would only pass polls on.
+    fn run<'a>(&'a self, cx: &'a Context) -> impl Future<Output = Outcome> + Send + 'a {
         Next {
             layers: &self.layers,
             handler: &*self.handler,
         }
         .run(cx)
-        .await
     }
 }

@@ -1,9 +1,11 @@
 //! Named tasks, taking tasks back, and dedup stores: nothing twice without cause, and one truth about each task.
 
+use go_queue::app::App;
 use go_queue::engine::{Revoked, TaskId};
 use go_queue::prelude::*;
+use tokio::time::{Instant, sleep};
 
-use crate::stage::{Gate, Stage, Trail, on_both_engines, settled, stop, until};
+use crate::stage::{Gate, PATIENCE, Stage, Trail, config, on_both_engines, settled, stop, until};
 
 #[dq_handler(tube = "jobs", concurrency = 4, retry = none)]
 async fn job(n: u32, State(trail): State<Trail>) -> Result<(), &'static str> {
@@ -196,4 +198,50 @@ async fn one_run_for_each_id(stage: &Stage, store: &str) {
     })
     .await;
     stop(running).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_is_known_as_long_as_its_tube_says_in_memory() {
+    let stage = Stage::memory();
+    let yaml = "dq: { engine: memory }\nkq: { engine: memory }\n";
+    a_name_is_known_as_long_as_its_tube_says(App::new().clock(stage.clock.clone()), yaml).await;
+}
+
+#[tokio::test]
+async fn a_name_is_known_as_long_as_its_tube_says_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keep.db");
+    let yaml = format!(
+        "sqlite: {{ path: {}, durability: process }}\n",
+        path.display()
+    );
+    a_name_is_known_as_long_as_its_tube_says(App::new(), &yaml).await;
+}
+
+async fn a_name_is_known_as_long_as_its_tube_says(app: App, yaml: &str) {
+    let trail = Trail::new();
+    let yaml = format!("name: apptests\n{yaml}tubes: {{ jobs: {{ dedup: {{ keep: 300ms }} }} }}\n");
+    let app = app.config(config(&yaml)).handlers(handlers![job, other]);
+    let running = app.state(trail.clone()).start().await.unwrap();
+    let producer = running.producer();
+    job::now(1).id("one").send(&producer).await.unwrap();
+    other::now(2).id("one").send(&producer).await.unwrap();
+    trail.reach(2).await;
+    settled(&running).await;
+    let end = Instant::now() + PATIENCE;
+    while job::now(3)
+        .id("one")
+        .send(&producer)
+        .await
+        .unwrap()
+        .existed()
+    {
+        assert!(Instant::now() < end, "it is known for longer than 300 ms");
+        sleep(millis(20)).await;
+    }
+    let known = other::now(4).id("one").send(&producer).await.unwrap();
+    assert!(known.existed(), "the other tube keeps its names for a day");
+    trail.reach(3).await;
+    stop(running).await;
+    assert_eq!(trail.sorted(), ["1", "2", "3"]);
 }

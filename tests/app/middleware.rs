@@ -129,9 +129,14 @@ async fn a_layer_can_end_a_run_and_change_its_outcome(stage: Stage) {
         .unwrap();
     guarded::now(3).send(&producer).await.unwrap();
     guarded::now(4).send(&producer).await.unwrap();
-    let mut reasons: Vec<_> = stage.dead(2).await.into_iter().map(|l| l.reason).collect();
+    let mut reasons: Vec<_> = stage
+        .dead(2)
+        .await
+        .into_iter()
+        .map(|l| l.reason.to_string())
+        .collect();
     reasons.sort();
-    assert_eq!(reasons, ["guarded".into(), "no retry: four".into()]);
+    assert_eq!(reasons, ["guarded", "no retry: four"]);
     trail.reach(2).await;
     stop(running).await;
     assert_eq!(trail.sorted(), ["3", "4"]);

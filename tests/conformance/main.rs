@@ -1,9 +1,16 @@
 //! The conformance suite, stamped for each engine of this workspace.
 
+mod beanstalkd;
+mod claimed;
 mod sqlite;
 
+use beanstalkd::{OnNodes, all_is_installed, one_node_is_installed};
 use go_queue::testing::conformance::InMemory;
 use sqlite::OnFile;
 
 go_queue::engine_conformance!(memory, InMemory::fresh());
 go_queue::engine_conformance!(sqlite_engine, OnFile::fresh().await);
+go_queue::engine_conformance!(one_node, OnNodes::alone(false).await, if one_node_is_installed());
+go_queue::engine_conformance!(one_node_with_a_binlog, OnNodes::alone(true).await, if one_node_is_installed());
+go_queue::engine_conformance!(three_nodes_and_redis, OnNodes::three(false).await, if all_is_installed());
+go_queue::engine_conformance!(three_nodes_with_a_binlog_and_redis, OnNodes::three(true).await, if all_is_installed());

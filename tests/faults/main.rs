@@ -1,4 +1,5 @@
-//! Real processes on one SQLite file, killed, stopped and restarted, and the ledger that counts what became of the messages.
+//! Real processes on one SQLite file, or on beanstalkd nodes and Redis, killed, stopped, cut off and restarted, and the ledger that
+//! counts what became of the messages.
 //!
 //! The short form runs with all tests. The long form of the kill tests:
 //!
@@ -6,9 +7,15 @@
 //! $ GO_QUEUE_TEST_KILLS=2000 cargo test -p go-queue-tests --test faults -- --nocapture killed
 //! ```
 //!
-//! `GO_QUEUE_TEST_SEED` repeats the choices of a run that failed.
+//! `GO_QUEUE_TEST_ROUNDS=20` repeats the faults of servers and of the network so often, and `GO_QUEUE_TEST_STALL=30` lets what is
+//! stopped stand still for so many seconds. `GO_QUEUE_TEST_SEED` repeats the choices of a run that failed.
 
+mod cluster;
 mod kills;
+mod network;
+mod nodes;
+mod redis;
 mod site;
 mod starts;
 mod stops;
+mod workers;

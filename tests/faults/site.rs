@@ -12,17 +12,20 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Site {
     pub(crate) folder: Folder,
     pub(crate) ledger: Ledger,
-    config: String,
+    pub(crate) config: String,
     started: usize,
 }
 
 impl Site {
     /// A new database file. `extra` is YAML that is added to the configuration.
     pub(crate) fn new(name: &str, extra: &str) -> Self {
-        let folder = Folder::new(name);
-        let yaml = format!(
-            "name: faults\nsqlite: {{ path: faults.db }}\nlog: {{ level: info, format: text }}\n{extra}"
-        );
+        let extra = format!("sqlite: {{ path: faults.db }}\n{extra}");
+        Self::in_folder(Folder::new(name), &extra)
+    }
+
+    /// Whatever `extra` configures, with its files in this folder.
+    pub(crate) fn in_folder(folder: Folder, extra: &str) -> Self {
+        let yaml = format!("name: faults\nlog: {{ level: info, format: text }}\n{extra}");
         let config = folder.write("config.yaml", &yaml);
         Self {
             ledger: Ledger::of(folder.path()),
@@ -101,6 +104,26 @@ impl Site {
         let [abreast, delay, work] =
             [abreast, max_delay_ms, work_us].map(|number| number.to_string());
         self.start("tasks", &[prefix, "0", &abreast, &delay, &work])
+    }
+
+    /// As [`Site::stream`], by producers that go on when a task is refused, and note it as the mark `refused`.
+    pub(crate) fn steady_stream(
+        &mut self,
+        prefix: &str,
+        abreast: u64,
+        max_delay_ms: u64,
+        work_us: u64,
+    ) -> Process {
+        let [abreast, delay, work] =
+            [abreast, max_delay_ms, work_us].map(|number| number.to_string());
+        let arguments = [prefix, "0", &abreast, &delay, &work];
+        self.start_with("tasks", &arguments, &[("LEDGER_WORKER_KEEP_GOING", "1")])
+    }
+
+    /// How many tasks were refused by producers that go on.
+    pub(crate) fn refused(&mut self) -> usize {
+        self.ledger.update().expect("readable journals");
+        self.ledger.marks("refused")
     }
 
     /// Pushes `count` records for each of `keys` keys.

@@ -42,13 +42,13 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     columns: &[],
     goals,
     work,
-    // Gates against regress, a little above what was measured. The contract's own gates are 400 for `ready` and 500 for each
-    // middleware; `bench/RESULTS.md` says where the rest goes.
+    // The contract's gates: 400 over the floor, 500 for each middleware, 900 for a handler that yields. A change far from here moves the first by
+    // about ten, for the layout of the code, so it has that much room.
     instructions: &[
         Instructions {
             variant: "ready",
             floor: "floor",
-            limit: 430.0,
+            limit: 410.0,
         },
         Instructions {
             variant: "yields",
@@ -58,7 +58,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         Instructions {
             variant: "middleware-1",
             floor: "ready",
-            limit: 520.0,
+            limit: 500.0,
         },
         Instructions {
             variant: "middleware-2",
@@ -68,7 +68,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         Instructions {
             variant: "ready-key",
             floor: "floor-topic",
-            limit: 440.0,
+            limit: 410.0,
         },
     ],
 };

@@ -15,6 +15,9 @@ use crate::time::parse_duration;
 use super::report::{AppError, Problem};
 use super::{Planned, terminal, wiring};
 
+/// Engines that are no longer needed are waited for so long.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
 /// What was asked for.
 #[derive(Debug)]
 pub(super) struct Arguments {
@@ -54,7 +57,7 @@ fn command_line() -> Clap {
         .require_equals(true)
         .default_missing_value("10s")
         .value_parser(|text: &str| parse_duration(text))
-        .help("Stop when nothing is left to do and nothing is due within HORIZON (10s)");
+        .help("Stop when nothing is left for this process to do, and nothing is due within HORIZON (10s)");
     let run = || {
         Clap::new("run")
             .about("Run the handlers until SIGTERM or SIGINT (the default)")
@@ -204,7 +207,7 @@ fn run(matches: &ArgMatches) -> Command {
 pub(super) async fn send(planned: Planned, asked: SendCommand) -> Result<(), AppError> {
     let def = find(&planned, &asked.handler)?;
     check_payload(def, &asked)?;
-    let (producer, engines) = wiring::connect(planned).await?;
+    let (producer, opened) = wiring::connect(planned).await?;
     if let Some(engine) = producer.loses_at_exit(def.source.side(), def.source.names()) {
         let problem = Problem::new(format!(
             "the {engine} engine of {} ends with this process, and the message with it",
@@ -261,12 +264,7 @@ pub(super) async fn send(planned: Planned, asked: SendCommand) -> Result<(), App
             })
         }
     };
-    for engine in engines {
-        engine
-            .close()
-            .await
-            .map_err(|error| AppError::failed("an engine did not close", error))?;
-    }
+    opened.close(CLOSE_WITHIN).await?;
     let line = sent.map_err(|error| AppError::failed("the message was not accepted", error))?;
     terminal::line(&line);
     Ok(())

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{
-    Config, DedupConfig, DedupStore, EngineKind, OnOutage, Remark, Settings, Severity, Shape,
+    Config, DedupConfig, DedupStore, EngineKind, OnOutage, Origin, Remark, Settings, Severity,
+    Shape, TubeConfig,
 };
 use crate::engine::{Engine, Subscribe};
 use crate::handler::context::About;
 use crate::handler::{Env, Handle, HandlerDef, Registry, Source};
 use crate::middleware::{self, Middleware};
 use crate::name::{Name, Place, Side};
+use crate::time::format_duration;
 
 use super::report::Problem;
 use super::switch::{self, Case};
@@ -140,8 +142,16 @@ impl AppPlan {
                 let Some(place) = place_of(def, name, problems) else {
                     continue;
                 };
-                let dedup = dedup_of(&config, &place);
-                let claims = dedup.and_then(|dedup| claims_of(dedup, &place, problems));
+                let claims = match claims_of(&config, &place, kind_of(&config, &place, given)) {
+                    Ok(claims) => claims,
+                    Err(problem) => {
+                        // One problem for all handlers of it.
+                        if !problems.iter().any(|known| known.what == problem.what) {
+                            problems.push(problem);
+                        }
+                        None
+                    }
+                };
                 let path = def.path();
                 let shape = shape_of(def, &path, claims.is_some());
                 let settings = match config.settings(&shape, *file) {
@@ -158,6 +168,9 @@ impl AppPlan {
                 if !settings.enabled.value {
                     disabled.push(def);
                     continue;
+                }
+                if kind_of(&config, &place, given) == Some(EngineKind::Beanstalkd) {
+                    remarks.extend(lease_remark(&config, &path, &settings));
                 }
                 let Some(engine) = engine_of(&config, &place, given, def, problems) else {
                     continue;
@@ -268,42 +281,113 @@ fn place_of(def: &HandlerDef, name: &str, problems: &mut Vec<Problem>) -> Option
     }
 }
 
-fn dedup_of<'c>(config: &'c Config, place: &Place) -> Option<&'c DedupConfig> {
+fn dedup_of(config: &Config, place: &Place) -> Option<DedupConfig> {
     match place {
         Place::Tube(name) => config.tube_dedup(name),
-        Place::Topic(name) => config.topic(name).and_then(|topic| topic.dedup.as_ref()),
+        Place::Topic(name) => config.topic(name).and_then(|topic| topic.dedup.clone()),
     }
 }
 
-fn claims_of(
-    dedup: &DedupConfig,
+/// The engine of ours that serves a place; `None` if the app was given one, or if nothing can.
+fn kind_of(
+    config: &Config,
     place: &Place,
-    problems: &mut Vec<Problem>,
-) -> Option<ClaimsPlan> {
-    let given = dedup.store.as_ref()?;
-    let store = given.value;
-    match store {
-        DedupStore::Off => return None,
-        DedupStore::Redis => {
-            problems.push(
-                Problem::new(format!("{}: {place} asks for a dedup store in Redis, which is not part of this program", given.at))
-                    .remedy("write `store: sqlite` or `store: memory`"),
-            );
-            return None;
-        }
-        DedupStore::Sqlite if !cfg!(feature = "sqlite") => {
-            problems.push(
-                Problem::new(format!("{}: {place} asks for a dedup store on SQLite, which is not part of this program", given.at))
-                    .remedy("build go-queue with its feature `sqlite`"),
-            );
-            return None;
-        }
-        DedupStore::Memory | DedupStore::Sqlite => {}
+    given: &[(Side, Arc<dyn Engine>)],
+) -> Option<EngineKind> {
+    if given.iter().any(|(side, _)| *side == place.side()) {
+        return None;
     }
-    Some(ClaimsPlan {
+    config.engine_for(place).ok().map(|choice| choice.kind)
+}
+
+/// The dedup store that is asked before each run: what was said, or what the engine needs.
+fn claims_of(
+    config: &Config,
+    place: &Place,
+    engine: Option<EngineKind>,
+) -> Result<Option<ClaimsPlan>, Problem> {
+    let dedup = dedup_of(config, place);
+    let said = dedup.as_ref().and_then(|dedup| dedup.store.clone());
+    let on_nodes = engine == Some(EngineKind::Beanstalkd);
+    let replicated = on_nodes && config.dq.replicas() > 1;
+    let store = match &said {
+        Some(given) => given.value,
+        None if on_nodes && config.dq.redis.is_some() => DedupStore::Redis,
+        None if replicated => {
+            return Err(Problem::new(format!(
+                "{place} has {} replicas of each task, and only Redis can tell that one of them has run",
+                config.dq.replicas()
+            ))
+            .remedy("add `dq.redis`, or write `dedup: off` under `dq` and expect a task to run once for each replica"));
+        }
+        None => DedupStore::Off,
+    };
+    let wrong = |what: &str, remedy: &str| {
+        let place = said.as_ref().map_or_else(
+            || place.to_string(),
+            |given| format!("{}: {place}", given.at),
+        );
+        Err(Problem::new(format!("{place} {what}")).remedy(remedy))
+    };
+    if let Place::Tube(name) = place
+        && config.tube(name).is_some_and(TubeConfig::mixed_fleet)
+        && store != DedupStore::Redis
+    {
+        return wrong(
+            "is shared with workers of the Go library, which decide by a lock in Redis who runs a task",
+            "add `dq.redis` with the Redis of those workers",
+        );
+    }
+    match (store, engine) {
+        (DedupStore::Off, _) => return Ok(None),
+        (DedupStore::Memory | DedupStore::Sqlite, _) if replicated => {
+            return wrong(
+                "has replicas on several nodes, and workers of other processes and machines meet them: only Redis can tell them that one has run",
+                "write `store: redis`, or `dedup: off` and expect a task to run once for each replica",
+            );
+        }
+        (DedupStore::Sqlite | DedupStore::Redis, Some(EngineKind::Memory)) => {
+            return wrong(
+                "is kept in memory and begins anew with each process: a store that lasts would take new messages for old ones",
+                "write `store: memory`",
+            );
+        }
+        (DedupStore::Redis, _) if !cfg!(feature = "beanstalkd") => {
+            return wrong(
+                "asks for a dedup store in Redis, which is not part of this program",
+                "build go-queue with its feature `beanstalkd`, or write `store: sqlite` or `store: memory`",
+            );
+        }
+        (DedupStore::Sqlite, _) if !cfg!(feature = "sqlite") => {
+            return wrong(
+                "asks for a dedup store on SQLite, which is not part of this program",
+                "build go-queue with its feature `sqlite`",
+            );
+        }
+        _ => {}
+    }
+    let dedup = dedup.unwrap_or_default();
+    Ok(Some(ClaimsPlan {
         store,
         keep: dedup.keep(),
         run_on_outage: dedup.on_outage() == OnOutage::Run,
+    }))
+}
+
+/// A job on beanstalkd has the lease that its producer gave it, so that of a handler changes nothing there.
+fn lease_remark(config: &Config, path: &str, settings: &Settings) -> Option<Remark> {
+    let lease = &settings.lease;
+    let other = lease.origin != Origin::Default && lease.value != config.dq.lease();
+    other.then(|| {
+        Remark::note(
+            lease.origin.place(),
+            format!(
+                "{path}: a lease of {} has no effect on beanstalkd: tasks are stored with that of `dq.lease` ({}), and it is renewed while a task is \
+                 in hand",
+                format_duration(lease.value),
+                format_duration(config.dq.lease())
+            ),
+        )
     })
 }
 

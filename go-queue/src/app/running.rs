@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use crate::engine::{Engine, EngineError, HealthState};
+use crate::engine::{EngineError, HealthState};
 use crate::pipeline::{Control, Counts, LaneStatus, Pump};
 use crate::producer::Producer;
 use crate::time::{Clock, WallTime};
 
 use super::report::AppError;
 use super::watch::Watch;
+use super::wiring::Opened;
 
 /// After abort the lanes have so long to hand back what they have.
 const ABORT_BOUND: Duration = Duration::from_secs(5);
@@ -30,7 +31,7 @@ pub struct Running {
     control: Arc<Control>,
     subscriptions: Vec<Subscribed>,
     lanes: JoinSet<(usize, Result<(), EngineError>)>,
-    engines: Vec<Arc<dyn Engine>>,
+    opened: Opened,
     clock: Clock,
     stop_hooks: Vec<StopHook>,
     failure: Option<AppError>,
@@ -75,7 +76,7 @@ impl std::fmt::Debug for Running {
 impl Running {
     pub(super) fn new(
         producer: Producer,
-        engines: Vec<Arc<dyn Engine>>,
+        opened: Opened,
         clock: Clock,
         stop_hooks: Vec<StopHook>,
     ) -> Self {
@@ -84,7 +85,7 @@ impl Running {
             control: Control::new(),
             subscriptions: Vec::new(),
             lanes: JoinSet::new(),
-            engines,
+            opened,
             clock,
             stop_hooks,
             failure: None,
@@ -217,22 +218,8 @@ impl Running {
                 self.lanes.abort_all();
             }
         }
-        for engine in &self.engines {
-            match timeout(ABORT_BOUND, engine.close()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    self.failure
-                        .get_or_insert(AppError::failed("an engine did not close", error));
-                }
-                Err(_) => {
-                    let error = format!(
-                        "the {} engine did not close within {ABORT_BOUND:?}",
-                        engine.name()
-                    );
-                    self.failure
-                        .get_or_insert(AppError::failed("an engine did not close", error));
-                }
-            }
+        if let Err(failure) = self.opened.close(ABORT_BOUND).await {
+            self.failure.get_or_insert(failure);
         }
         for hook in self.stop_hooks.drain(..) {
             hook().await;

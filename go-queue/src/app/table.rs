@@ -124,6 +124,20 @@ fn engine(plan: &AppPlan, subscription: &SubscriptionPlan) -> String {
             let absolute: PathBuf = std::path::absolute(&path).unwrap_or(path);
             format!("sqlite {}", absolute.display())
         }
+        EngineKey::Kind(EngineKind::Beanstalkd) => {
+            let dq = &plan.config.dq;
+            let nodes: Vec<&str> = dq.beanstalks.iter().map(|node| &*node.value).collect();
+            let mut text = format!("beanstalkd {}", nodes.join(","));
+            if nodes.len() > 1 {
+                let _ = write!(
+                    text,
+                    " ({} replicas, {} to confirm)",
+                    dq.replicas(),
+                    dq.write_quorum()
+                );
+            }
+            text
+        }
         EngineKey::Kind(kind) => kind.to_string(),
         EngineKey::Given(side) => format!("the app's own engine for {side}"),
     }

@@ -1,9 +1,13 @@
-//! The only file that names concrete engines and dedup stores.
+//! The only place that names concrete engines and dedup stores.
+
+#[cfg(feature = "beanstalkd")]
+mod servers;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::{Config, DedupStore, EngineKind, Origin};
+use crate::config::{Config, DEFAULT_DEDUP_KEEP, DedupConfig, DedupStore, EngineKind, Origin};
 use crate::dedup::Claims;
 use crate::dedup::memory::ClaimStore;
 use crate::engine::memory::{Memory, MemoryConfig};
@@ -16,8 +20,10 @@ use crate::pipeline::{Control, Plan, Pump};
 use crate::producer::{Producer, Route, Routes};
 use crate::time::Clock;
 
+use tokio::time::timeout;
+
 use super::Planned;
-use super::plan::{AppPlan, ClaimsPlan, EngineKey, SubscriptionPlan};
+use super::plan::{AppPlan, EngineKey, SubscriptionPlan};
 use super::report::{AppError, Problem};
 
 /// Whether this program can open such an engine.
@@ -25,7 +31,8 @@ pub(super) fn is_compiled_in(kind: EngineKind) -> bool {
     match kind {
         EngineKind::Memory => true,
         EngineKind::Sqlite => cfg!(feature = "sqlite"),
-        EngineKind::Beanstalkd | EngineKind::Kafka => false,
+        EngineKind::Beanstalkd => cfg!(feature = "beanstalkd"),
+        EngineKind::Kafka => false,
     }
 }
 
@@ -36,8 +43,48 @@ pub(super) struct Engines {
     opened: HashMap<EngineKind, Arc<dyn Engine>>,
     #[cfg(feature = "sqlite")]
     sqlite: Option<crate::engine::sqlite::Sqlite>,
+    #[cfg(feature = "beanstalkd")]
+    redis: Option<crate::dedup::redis::RedisStore>,
     /// By scope: two groups that read one record each have a claim of their own.
     claims: HashMap<String, ClaimStore>,
+}
+
+/// What has to be closed at the end.
+pub(super) struct Opened {
+    engines: Vec<Arc<dyn Engine>>,
+    #[cfg(feature = "beanstalkd")]
+    redis: Option<crate::dedup::redis::RedisStore>,
+}
+
+impl Opened {
+    /// Closes all, each within this time, and answers the first failure.
+    pub(super) async fn close(&self, within: Duration) -> Result<(), AppError> {
+        let mut result = Ok(());
+        for engine in &self.engines {
+            let failure = match timeout(within, engine.close()).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => AppError::failed("an engine did not close", error),
+                Err(_) => {
+                    let error = format!(
+                        "the {} engine did not close within {within:?}",
+                        engine.name()
+                    );
+                    AppError::failed("an engine did not close", error)
+                }
+            };
+            result = result.and(Err(failure));
+        }
+        // After the engines, which mark what they close with.
+        #[cfg(feature = "beanstalkd")]
+        if let Some(redis) = &self.redis
+            && !redis.close(within).await
+        {
+            tracing::warn!(
+                "Redis did not hear that this process ends: what it had claimed is free when the leases end"
+            );
+        }
+        result
+    }
 }
 
 /// One end of a subscription, ready to be pumped.
@@ -61,26 +108,32 @@ impl Engines {
             opened: HashMap::new(),
             #[cfg(feature = "sqlite")]
             sqlite: None,
+            #[cfg(feature = "beanstalkd")]
+            redis: None,
             claims: HashMap::new(),
         }
     }
 
     /// All that were opened or given.
-    pub(super) fn opened(&self) -> Vec<Arc<dyn Engine>> {
-        let mut all: Vec<Arc<dyn Engine>> = self.opened.values().cloned().collect();
+    pub(super) fn opened(&self) -> Opened {
+        let mut engines: Vec<Arc<dyn Engine>> = self.opened.values().cloned().collect();
         for (_, engine) in &self.given {
-            if !all.iter().any(|known| Arc::ptr_eq(known, engine)) {
-                all.push(engine.clone());
+            if !engines.iter().any(|known| Arc::ptr_eq(known, engine)) {
+                engines.push(engine.clone());
             }
         }
-        all
+        Opened {
+            engines,
+            #[cfg(feature = "beanstalkd")]
+            redis: self.redis.clone(),
+        }
     }
 
     #[cfg_attr(
-        not(feature = "sqlite"),
+        not(any(feature = "sqlite", feature = "beanstalkd")),
         expect(
             clippy::unused_async,
-            reason = "only the SQLite engine needs time to open"
+            reason = "only what is outside of the process needs time to open"
         )
     )]
     async fn get(&mut self, key: EngineKey, config: &Config) -> Result<Arc<dyn Engine>, AppError> {
@@ -99,11 +152,14 @@ impl Engines {
         let engine: Arc<dyn Engine> = match kind {
             EngineKind::Memory => Arc::new(Memory::with(MemoryConfig {
                 topics: topics(config),
-                keep: keep(config),
+                keeps: keeps(config),
+                keep: keep(config.dq.dedup.as_ref()),
                 ..MemoryConfig::new(self.clock.clone())
             })),
             #[cfg(feature = "sqlite")]
             EngineKind::Sqlite => Arc::new(self.sqlite(config).await?),
+            #[cfg(feature = "beanstalkd")]
+            EngineKind::Beanstalkd => self.beanstalkd(config).await?,
             _ => {
                 let problem =
                     Problem::new(format!("the {kind} engine is not part of this program"));
@@ -127,7 +183,8 @@ impl Engines {
         let mut settings = sqlite::Config::new(config.sqlite_path());
         settings.durability = durability;
         settings.topics = topics(config);
-        settings.keep = keep(config);
+        settings.keeps = keeps(config);
+        settings.keep = keep(config.dq.dedup.as_ref());
         settings.quota = config.sqlite.quota();
         settings.unportable = config
             .tubes
@@ -143,18 +200,24 @@ impl Engines {
     }
 
     #[cfg_attr(
-        not(feature = "sqlite"),
+        not(any(feature = "sqlite", feature = "beanstalkd")),
         expect(
             clippy::unused_async,
-            reason = "only the SQLite engine needs time to open"
+            reason = "only what is outside of the process needs time to open"
         )
     )]
     async fn claims(
         &mut self,
-        scope: &str,
-        plan: ClaimsPlan,
+        subscription: &SubscriptionPlan,
         config: &Config,
     ) -> Result<Option<Box<dyn Claims>>, AppError> {
+        let Some(plan) = subscription.claims else {
+            return Ok(None);
+        };
+        let scope = &match &subscription.group {
+            Some(group) => format!("{} of group `{group}`", subscription.place),
+            None => subscription.place.to_string(),
+        };
         match plan.store {
             DedupStore::Memory => {
                 let store = self
@@ -168,6 +231,11 @@ impl Engines {
                 let engine = self.sqlite(config).await?;
                 Ok(Some(engine.claims(scope, plan.keep)))
             }
+            #[cfg(feature = "beanstalkd")]
+            DedupStore::Redis => self
+                .redis_claims(subscription, plan, config)
+                .await
+                .map(Some),
             _ => {
                 let _ = config;
                 Ok(None)
@@ -184,11 +252,22 @@ fn topics(config: &Config) -> HashMap<Name, crate::engine::TopicConfig> {
         .collect()
 }
 
-fn keep(config: &Config) -> std::time::Duration {
-    config.dq.dedup.as_ref().map_or(
-        crate::config::DEFAULT_DEDUP_KEEP,
-        crate::config::DedupConfig::keep,
-    )
+/// How long it is known that a message is done.
+fn keep(dedup: Option<&DedupConfig>) -> Duration {
+    dedup.map_or(DEFAULT_DEDUP_KEEP, DedupConfig::keep)
+}
+
+/// Of the tubes that say it themselves.
+fn keeps(config: &Config) -> HashMap<Name, Duration> {
+    config
+        .tubes
+        .iter()
+        .filter(|tube| tube.dedup.is_some())
+        .map(|tube| {
+            let dedup = config.tube_dedup(&tube.name);
+            (tube.name.clone(), keep(dedup.as_ref()))
+        })
+        .collect()
 }
 
 /// Opens what the plan needs: the ends of every subscription, in the plan's order, and the producer's routes.
@@ -239,7 +318,7 @@ async fn ends(
             Timeout::After(time) => Some(time),
             Timeout::None => None,
         },
-        grace: std::time::Duration::from_secs(5),
+        grace: Duration::from_secs(5),
         retry: RetryPolicy {
             max: settings.retry_max.value,
             first: settings.backoff.value.first,
@@ -268,16 +347,9 @@ async fn ends(
         clock: engines.clock.clone(),
     });
     let subscribe = subscription.subscribe(plan.config.shutdown.drain());
-    let scope = match &subscription.group {
-        Some(group) => format!("{} of group `{group}`", subscription.place),
-        None => subscription.place.to_string(),
-    };
     let mut ends = Vec::new();
     for _ in 0..lanes {
-        let claims = match subscription.claims {
-            Some(wanted) => engines.claims(&scope, wanted, &plan.config).await?,
-            None => None,
-        };
+        let claims = engines.claims(subscription, &plan.config).await?;
         let receive = engine
             .subscribe(&subscribe)
             .await
@@ -355,9 +427,7 @@ async fn route(
 }
 
 /// Connects the producer of an app without serving anything.
-pub(super) async fn connect(
-    planned: Planned,
-) -> Result<(Producer, Vec<Arc<dyn Engine>>), AppError> {
+pub(super) async fn connect(planned: Planned) -> Result<(Producer, Opened), AppError> {
     let Planned {
         plan,
         app,

@@ -7,7 +7,7 @@ use super::settings::word;
 use super::units::format_size;
 use super::{
     Compression, Config, DEFAULT_REPLICAS, DEFAULT_WRITE_QUORUM, DedupConfig, DedupStore,
-    EngineKind, Given, Property, RedisConfig, RedisKind, SecurityConfig,
+    EngineKind, Given, Property, RedisConfig, SecurityConfig,
 };
 use crate::name::Place;
 use crate::time::format_duration;
@@ -93,6 +93,17 @@ impl Config {
             number(&dq.write_quorum, DEFAULT_WRITE_QUORUM),
         );
         row(rows, "dq.deadline", format_duration(dq.deadline()));
+        row(
+            rows,
+            "dq.connect_timeout",
+            format_duration(dq.connect_timeout()),
+        );
+        row(rows, "dq.lease", format_duration(dq.lease()));
+        row(
+            rows,
+            "dq.at_start",
+            word(super::tasks::AT_START, &dq.at_start()),
+        );
         if let Some(redis) = &dq.redis {
             redis_rows(rows, redis);
         }
@@ -180,7 +191,7 @@ impl Config {
             dedup_rows(
                 rows,
                 &format!("{key}.dedup"),
-                self.tube_dedup(&tube.name),
+                self.tube_dedup(&tube.name).as_ref(),
                 store,
             );
         }
@@ -228,11 +239,14 @@ fn dedup_rows(rows: &mut Rows, key: &str, dedup: Option<&DedupConfig>, default: 
 fn redis_rows(rows: &mut Rows, redis: &RedisConfig) {
     let hosts: Vec<_> = redis.host.value.iter().map(|host| &*host.value).collect();
     row(rows, "dq.redis.host", hosts.join(","));
-    let kind = match redis.kind() {
-        RedisKind::Node => "node",
-        RedisKind::Cluster => "cluster",
-    };
-    row(rows, "dq.redis.type", kind);
+    row(
+        rows,
+        "dq.redis.type",
+        word(super::tasks::REDIS_KINDS, &redis.kind()),
+    );
+    given(rows, "dq.redis.master", redis.master.as_ref());
+    given(rows, "dq.redis.sentinel_user", redis.sentinel_user.as_ref());
+    given(rows, "dq.redis.sentinel_pass", redis.sentinel_pass.as_ref());
     given(rows, "dq.redis.user", redis.user.as_ref());
     given(rows, "dq.redis.pass", redis.pass.as_ref());
     row(
@@ -240,13 +254,16 @@ fn redis_rows(rows: &mut Rows, redis: &RedisConfig) {
         "dq.redis.db",
         redis.db.as_ref().map_or(0, |given| given.value),
     );
-    row(
-        rows,
-        "dq.redis.tls",
-        redis.tls.as_ref().is_some_and(|given| given.value),
-    );
+    row(rows, "dq.redis.tls", redis.tls());
     given(rows, "dq.redis.ca_file", redis.ca_file.as_ref());
     row(rows, "dq.redis.timeout", format_duration(redis.timeout()));
+    row(
+        rows,
+        "dq.redis.connect_timeout",
+        format_duration(redis.connect_timeout()),
+    );
+    row(rows, "dq.redis.prefix", redis.prefix());
+    row(rows, "dq.redis.lease", format_duration(redis.lease()));
 }
 
 fn security_rows(rows: &mut Rows, security: &SecurityConfig) {

@@ -98,7 +98,7 @@ impl EngineChoice {
             None => ConfigError::of("", what),
         };
         match kind.feature() {
-            Some("beanstalkd" | "kafka") => error.remedy(
+            Some("kafka") => error.remedy(
                 "this version of go-queue does not have it yet: choose `sqlite` or `memory`",
             ),
             Some(feature) => error.remedy(format!(

@@ -50,8 +50,10 @@ pub use settings::{
     DEFAULT_TIMEOUT, Inherited, Origin, Setting, Settings, Shape,
 };
 pub use tasks::{
-    DEFAULT_DEADLINE, DEFAULT_DEDUP_KEEP, DEFAULT_REDIS_TIMEOUT, DEFAULT_REPLICAS,
-    DEFAULT_WRITE_QUORUM, DedupConfig, DedupStore, DqConfig, OnOutage, RedisConfig, RedisKind,
+    AtStart, DEFAULT_CONNECT_TIMEOUT, DEFAULT_DEADLINE, DEFAULT_DEDUP_KEEP, DEFAULT_JOB_LEASE,
+    DEFAULT_REDIS_CONNECT_TIMEOUT, DEFAULT_REDIS_LEASE, DEFAULT_REDIS_PREFIX,
+    DEFAULT_REDIS_TIMEOUT, DEFAULT_REPLICAS, DEFAULT_WRITE_QUORUM, DedupConfig, DedupStore,
+    DqConfig, OnOutage, RedisConfig, RedisKind,
 };
 pub use topics::{
     Compression, DEFAULT_CONNS, DEFAULT_PRODUCE_TIMEOUT, KafkaProducerConfig, KqConfig, Property,
@@ -278,18 +280,18 @@ impl Config {
                 );
             }
         }
-        let dedups = self.tubes.iter().map(|tube| &tube.dedup);
-        let dedups = dedups.chain(self.topics.iter().map(|topic| &topic.dedup));
-        for dedup in dedups.chain([&self.dq.dedup]).flatten() {
-            if let Some(given) = &dedup.store
-                && given.value == DedupStore::Redis
-                && self.dq.redis.is_none()
-                && !reader.has_problem_below("dq.redis")
+        for tube in &self.tubes {
+            let place = Place::Tube(tube.name.clone());
+            if let Some(given) = &tube.portable
+                && !given.value
+                && let Ok(choice) = self.engine_for(&place)
+                && choice.kind == EngineKind::Beanstalkd
             {
-                let remedy = "add `dq: { redis: { host: \"10.0.0.4:6379\" } }`";
-                reader.problem(&given.at, "no Redis is named", remedy);
+                let text = "has no effect on beanstalkd: its jobs are held to 65,535 bytes whatever is written here";
+                reader.remarks.push(Remark::warning(Some(&given.at), text));
             }
         }
+        self.check_redis(reader);
         if let Some(given) = &self.shutdown.drain
             && given.value > self.shutdown.deadline()
         {
@@ -302,6 +304,32 @@ impl Config {
                 ),
                 "shorten it, or give `shutdown.deadline` more",
             );
+        }
+    }
+
+    /// Redis is named where it is used, and used where it is named.
+    fn check_redis(&self, reader: &mut Reader) {
+        let tubes = self.tubes.iter().map(|tube| &tube.dedup);
+        let topics = self.topics.iter().map(|topic| &topic.dedup);
+        let mut used = !self.dq.beanstalks.is_empty();
+        for dedup in tubes.chain(topics).chain([&self.dq.dedup]).flatten() {
+            used |= (dedup.store.as_ref()).is_some_and(|given| given.value == DedupStore::Redis);
+            if let Some(given) = &dedup.store
+                && given.value == DedupStore::Redis
+                && self.dq.redis.is_none()
+                && !reader.has_problem_below("dq.redis")
+            {
+                let remedy = "add `dq: { redis: { host: \"10.0.0.4:6379\" } }`";
+                reader.problem(&given.at, "no Redis is named", remedy);
+            }
+        }
+        if let Some(redis) = &self.dq.redis
+            && !used
+        {
+            let text = "has no effect: nothing keeps there what has run; write `dedup: { store: redis }` where it should";
+            reader
+                .remarks
+                .push(Remark::warning(Some(&redis.host.at), text));
         }
     }
 
@@ -322,10 +350,12 @@ impl Config {
     }
 
     /// Dedup of a tube: its own, else that of `dq`. `None`: nothing was said.
-    pub fn tube_dedup(&self, name: &Name) -> Option<&DedupConfig> {
-        self.tube(name)
-            .and_then(|tube| tube.dedup.as_ref())
-            .or(self.dq.dedup.as_ref())
+    pub fn tube_dedup(&self, name: &Name) -> Option<DedupConfig> {
+        let of_all = self.dq.dedup.as_ref();
+        match self.tube(name).and_then(|tube| tube.dedup.as_ref()) {
+            Some(own) => Some(own.over(of_all)),
+            None => of_all.cloned(),
+        }
     }
 
     /// The database file of the embedded engine, relative to the working directory unless it was given absolute.

@@ -8,7 +8,8 @@ use super::engines::task_engine;
 use super::fields::{Fields, Not, Reader, join, no_doubles, not_empty, read_scalar};
 use super::units::{endpoint, some_time};
 use super::yaml::{Node, What};
-use super::{EngineKind, Given, Secret};
+use super::{At, EngineKind, Given, Remark, Secret};
+use crate::time::format_duration;
 
 /// Where it is kept that a message was run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +101,19 @@ impl DedupConfig {
             .map_or_else(OnOutage::default, |given| given.value)
     }
 
+    /// What is said here, and for the rest what `base` says.
+    #[must_use]
+    pub fn over(&self, base: Option<&Self>) -> Self {
+        let Some(base) = base else {
+            return self.clone();
+        };
+        Self {
+            store: self.store.clone().or_else(|| base.store.clone()),
+            keep: self.keep.clone().or_else(|| base.keep.clone()),
+            on_outage: self.on_outage.clone().or_else(|| base.on_outage.clone()),
+        }
+    }
+
     /// Whether it was switched off in so many words.
     pub fn is_off(&self) -> bool {
         self.store
@@ -108,7 +122,7 @@ impl DedupConfig {
     }
 }
 
-/// One Redis server, or a cluster of them.
+/// One Redis server, a cluster of them, or sentinels that know which one it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RedisKind {
     /// One server.
@@ -116,15 +130,29 @@ pub enum RedisKind {
     Node,
     /// A cluster; `host` names some of its nodes.
     Cluster,
+    /// Sentinels; `host` names them, `master` the server they watch.
+    Sentinel,
 }
+
+pub(super) const REDIS_KINDS: &[(&str, RedisKind)] = &[
+    ("node", RedisKind::Node),
+    ("cluster", RedisKind::Cluster),
+    ("sentinel", RedisKind::Sentinel),
+];
 
 /// `dq.redis`.
 #[derive(Clone, Debug)]
 pub struct RedisConfig {
-    /// `host:port`, several for a cluster. At least one.
+    /// `host:port`, several for a cluster or sentinels. At least one.
     pub host: Given<Vec<Given<Arc<str>>>>,
     /// Default: `node`.
     pub kind: Option<Given<RedisKind>>,
+    /// The name of the server among the sentinels.
+    pub master: Option<Given<Arc<str>>>,
+    /// The user of the sentinels themselves. Default: none.
+    pub sentinel_user: Option<Given<Arc<str>>>,
+    /// Their password. Default: none.
+    pub sentinel_pass: Option<Given<Secret>>,
     /// The user of the access list. Default: none.
     pub user: Option<Given<Arc<str>>>,
     /// The password. Default: none.
@@ -137,32 +165,60 @@ pub struct RedisConfig {
     pub ca_file: Option<Given<Arc<str>>>,
     /// How long a command may take. Default: 250 ms.
     pub timeout: Option<Given<Duration>>,
+    /// How long connecting may take. Default: 1 s.
+    pub connect_timeout: Option<Given<Duration>>,
+    /// Begins every key but those of the Go library. Default: `gq`.
+    pub prefix: Option<Given<Arc<str>>>,
+    /// How long a claim is held without a sign of life of its process. Default: 15 s.
+    pub lease: Option<Given<Duration>>,
 }
 
 pub(super) const REDIS: &[&str] = &[
-    "host", "type", "user", "pass", "db", "tls", "ca_file", "timeout",
+    "host",
+    "type",
+    "master",
+    "sentinel_user",
+    "sentinel_pass",
+    "user",
+    "pass",
+    "db",
+    "tls",
+    "ca_file",
+    "timeout",
+    "connect_timeout",
+    "prefix",
+    "lease",
 ];
+/// How long connecting to Redis may take.
+pub const DEFAULT_REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How keys begin.
+pub const DEFAULT_REDIS_PREFIX: &str = "gq";
+/// How long a claim is held without a sign of life of its process.
+pub const DEFAULT_REDIS_LEASE: Duration = Duration::from_secs(15);
 /// How long a command to Redis may take.
 pub const DEFAULT_REDIS_TIMEOUT: Duration = Duration::from_millis(250);
 
 impl RedisConfig {
     pub(super) fn read(reader: &mut Reader, fields: &Fields<'_>) -> Option<Self> {
         let host = fields.list(reader, "host", endpoint);
-        let kind = fields.choice(
-            reader,
-            "type",
-            &[("node", RedisKind::Node), ("cluster", RedisKind::Cluster)],
-        );
+        let kind = fields.choice(reader, "type", REDIS_KINDS);
         let rest = Self {
-            host: Given::new(Vec::new(), fields.at.clone()),
             kind,
+            master: fields.text(reader, "master"),
+            sentinel_user: fields.text(reader, "sentinel_user"),
+            sentinel_pass: fields.secret(reader, "sentinel_pass"),
             user: fields.text(reader, "user"),
             pass: fields.secret(reader, "pass"),
             db: fields.number(reader, "db", 0..=65_535),
             tls: fields.flag(reader, "tls"),
             ca_file: fields.text(reader, "ca_file"),
-            timeout: fields.read(reader, "timeout", some_time),
+            timeout: fields.read(reader, "timeout", redis_time),
+            connect_timeout: fields.read(reader, "connect_timeout", redis_time),
+            prefix: fields.read(reader, "prefix", key_prefix),
+            lease: fields.read(reader, "lease", claim_lease),
+            ..Self::at(Given::new(Vec::new(), fields.at.clone()))
         };
+        rest.check(reader, fields);
         let Some(host) = host else {
             if fields.raw("host").is_none() {
                 reader.problem(
@@ -178,9 +234,68 @@ impl RedisConfig {
             && rest.kind() == RedisKind::Node
         {
             let what = format!("names {} hosts, but one server has one", host.value.len());
-            reader.problem(&host.at, what, "add `type: cluster`, or name one");
+            let remedy = "add `type: cluster` or `type: sentinel`, or name one";
+            reader.problem(&host.at, what, remedy);
         }
         Some(Self { host, ..rest })
+    }
+
+    /// These hosts, and nothing else said.
+    pub(super) fn at(host: Given<Vec<Given<Arc<str>>>>) -> Self {
+        Self {
+            host,
+            kind: None,
+            master: None,
+            sentinel_user: None,
+            sentinel_pass: None,
+            user: None,
+            pass: None,
+            db: None,
+            tls: None,
+            ca_file: None,
+            timeout: None,
+            connect_timeout: None,
+            prefix: None,
+            lease: None,
+        }
+    }
+
+    /// What does not go together.
+    fn check(&self, reader: &mut Reader, fields: &Fields<'_>) {
+        if self.kind() == RedisKind::Sentinel {
+            if self.master.is_none() && fields.raw("master").is_none() {
+                let at = self.kind.as_ref().map_or(&fields.at, |given| &given.at);
+                reader.problem(
+                    at,
+                    "the sentinels must be told which server is meant",
+                    "add `master: NAME`, as in `sentinel monitor NAME`",
+                );
+            }
+        } else {
+            let texts = [&self.master, &self.sentinel_user]
+                .map(|given| given.as_ref().map(|given| &given.at));
+            let secret = self.sentinel_pass.as_ref().map(|given| &given.at);
+            for at in texts.into_iter().flatten().chain(secret) {
+                reader.problem(
+                    at,
+                    "only sentinels use this",
+                    "add `type: sentinel`, or remove it",
+                );
+            }
+        }
+        if let (RedisKind::Cluster, Some(db)) = (self.kind(), &self.db)
+            && db.value != 0
+        {
+            let remedy = "remove `db`, and tell services apart with `prefix`";
+            reader.problem(&db.at, "a cluster has only database 0", remedy);
+        }
+        if let (Some(ca), false) = (&self.ca_file, self.tls()) {
+            reader.problem(
+                &ca.at,
+                "authorities are named, but TLS is off",
+                "add `tls: true`, or remove it",
+            );
+        }
     }
 
     /// The kind in force.
@@ -196,7 +311,84 @@ impl RedisConfig {
             .as_ref()
             .map_or(DEFAULT_REDIS_TIMEOUT, |given| given.value)
     }
+
+    /// The time in force.
+    pub fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
+            .as_ref()
+            .map_or(DEFAULT_REDIS_CONNECT_TIMEOUT, |given| given.value)
+    }
+
+    /// The prefix in force.
+    pub fn prefix(&self) -> &str {
+        self.prefix
+            .as_ref()
+            .map_or(DEFAULT_REDIS_PREFIX, |given| &given.value)
+    }
+
+    /// The time in force.
+    pub fn lease(&self) -> Duration {
+        self.lease
+            .as_ref()
+            .map_or(DEFAULT_REDIS_LEASE, |given| given.value)
+    }
+
+    /// Whether TLS is in force.
+    pub fn tls(&self) -> bool {
+        self.tls.as_ref().is_some_and(|given| given.value)
+    }
 }
+
+/// A time that a request to Redis may take.
+fn redis_time(text: &str) -> Result<Duration, Not> {
+    within(text, Duration::from_millis(1), Duration::from_secs(60))
+}
+
+/// A lease of a claim: renewed at a third of it, over a network.
+fn claim_lease(text: &str) -> Result<Duration, Not> {
+    within(text, Duration::from_millis(300), Duration::from_secs(3600))
+}
+
+/// The time to run of a job: the server speaks in seconds and warns in the last of them.
+fn job_lease(text: &str) -> Result<Duration, Not> {
+    within(text, Duration::from_secs(3), Duration::from_secs(86_400))
+}
+
+fn within(text: &str, least: Duration, most: Duration) -> Result<Duration, Not> {
+    let time = some_time(text)?;
+    if (least..=most).contains(&time) {
+        return Ok(time);
+    }
+    let (least, most) = (format_duration(least), format_duration(most));
+    Err(Not::new(
+        "is out of range",
+        format!("write a time from `{least}` to `{most}`"),
+    ))
+}
+
+/// The beginning of keys, which tools show and patterns match.
+fn key_prefix(text: &str) -> Result<Arc<str>, Not> {
+    let good = |c: u8| c.is_ascii_alphanumeric() || b"._-:".contains(&c);
+    if text.is_empty() || text.len() > 64 || !text.bytes().all(good) {
+        return Err(Not::new(
+            "is not a prefix of keys",
+            "write 1 to 64 letters, digits, `.`, `_`, `-` and `:`",
+        ));
+    }
+    Ok(text.into())
+}
+
+/// What starting does while no node can be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtStart {
+    /// It fails and says why, so that whoever starts programs sees it.
+    #[default]
+    Fail,
+    /// It waits for the first node.
+    Wait,
+}
+
+pub(super) const AT_START: &[(&str, AtStart)] = &[("fail", AtStart::Fail), ("wait", AtStart::Wait)];
 
 /// `dq`: tasks.
 #[derive(Clone, Debug, Default)]
@@ -211,6 +403,12 @@ pub struct DqConfig {
     pub write_quorum: Option<Given<u32>>,
     /// How long a node may take to confirm. Default: 250 ms.
     pub deadline: Option<Given<Duration>>,
+    /// How long connecting to a node may take. Default: 1 s.
+    pub connect_timeout: Option<Given<Duration>>,
+    /// How long a node waits for a sign of life of whoever has a task in hand. Default: 60 s.
+    pub lease: Option<Given<Duration>>,
+    /// What starting does while no node can be reached. Default: it fails.
+    pub at_start: Option<Given<AtStart>>,
     /// The dedup store of tasks on beanstalkd.
     pub redis: Option<RedisConfig>,
     /// Dedup of all tubes that do not say otherwise.
@@ -223,6 +421,9 @@ pub(super) const DQ: &[&str] = &[
     "replicas",
     "write_quorum",
     "deadline",
+    "connect_timeout",
+    "lease",
+    "at_start",
     "redis",
     "dedup",
 ];
@@ -233,6 +434,10 @@ pub const DEFAULT_REPLICAS: u32 = 3;
 pub const DEFAULT_WRITE_QUORUM: u32 = 2;
 /// How long a node may take to confirm.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_millis(250);
+/// How long connecting to a node may take.
+pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a node waits for a sign of life of whoever has a task in hand.
+pub const DEFAULT_JOB_LEASE: Duration = Duration::from_secs(60);
 
 impl DqConfig {
     pub(super) fn read(reader: &mut Reader, fields: &Fields<'_>) -> Self {
@@ -243,6 +448,9 @@ impl DqConfig {
             replicas: fields.number(reader, "replicas", 1..=64),
             write_quorum: fields.number(reader, "write_quorum", 1..=64),
             deadline: fields.read(reader, "deadline", some_time),
+            connect_timeout: fields.read(reader, "connect_timeout", some_time),
+            lease: fields.read(reader, "lease", job_lease),
+            at_start: fields.choice(reader, "at_start", AT_START),
             redis: redis.and_then(|fields| RedisConfig::read(reader, &fields)),
             dedup: DedupConfig::read(reader, fields),
         };
@@ -300,6 +508,12 @@ impl DqConfig {
                 "add `beanstalks: [{ endpoint: \"10.0.0.1:11300\" }]`",
             );
         }
+        if nodes == 0 && self.engine.is_none() {
+            for at in self.options_of_nodes() {
+                let text = "has no effect: no node is named in `dq.beanstalks`";
+                reader.remarks.push(Remark::warning(Some(at), text));
+            }
+        }
         let off = self.dedup.as_ref().is_some_and(DedupConfig::is_off);
         let other = self
             .engine
@@ -317,6 +531,23 @@ impl DqConfig {
                 "add `dq.redis`, or write `dedup: off` under `dq` and expect a task to run once for each replica",
             );
         }
+    }
+
+    /// Where something is said that only nodes can do.
+    fn options_of_nodes(&self) -> impl Iterator<Item = &At> {
+        fn at<T>(given: &Option<Given<T>>) -> Option<&At> {
+            given.as_ref().map(|given| &given.at)
+        }
+        [
+            at(&self.replicas),
+            at(&self.write_quorum),
+            at(&self.deadline),
+            at(&self.connect_timeout),
+            at(&self.lease),
+            at(&self.at_start),
+        ]
+        .into_iter()
+        .flatten()
     }
 
     /// The number in force, at most that of the nodes.
@@ -343,6 +574,27 @@ impl DqConfig {
         self.deadline
             .as_ref()
             .map_or(DEFAULT_DEADLINE, |given| given.value)
+    }
+
+    /// The time in force.
+    pub fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
+            .as_ref()
+            .map_or(DEFAULT_CONNECT_TIMEOUT, |given| given.value)
+    }
+
+    /// The time in force.
+    pub fn lease(&self) -> Duration {
+        self.lease
+            .as_ref()
+            .map_or(DEFAULT_JOB_LEASE, |given| given.value)
+    }
+
+    /// What is in force.
+    pub fn at_start(&self) -> AtStart {
+        self.at_start
+            .as_ref()
+            .map_or_else(AtStart::default, |given| given.value)
     }
 }
 

@@ -64,15 +64,22 @@ pub trait GoLocks: Send + Sync + fmt::Debug {
 pub struct GoLock {
     /// MD5 of the exact bytes of the job; its key in the store is the same in hex.
     pub id: Id,
-    /// Names the claim: 16 letters and digits, as the Go library makes them. Made by [`GoLock::new_claim`].
+    /// Names the claim: 16 characters, as the Go library makes them. Made by [`GoLock::new_claim`].
     pub claim: [u8; 16],
 }
 
 impl GoLock {
-    /// A claim like those of the Go library. It tells claims apart and keeps no secret.
+    /// What every claim of ours begins with. Go workers take random letters and digits and never look into a claim, so a
+    /// dash tells a task that we have taken from one that a Go worker has.
+    pub const OURS: &[u8; 3] = b"gq-";
+
+    /// A new claim. It tells claims apart and keeps no secret.
     pub fn new_claim() -> [u8; 16] {
         let mut bits = Id::of_raw_body(&Id::unique().0.to_be_bytes()).0;
-        std::array::from_fn(|_| {
+        std::array::from_fn(|at| {
+            if let Some(mark) = Self::OURS.get(at) {
+                return *mark;
+            }
             let digit = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
                 [usize::try_from(bits % 62).unwrap_or(0)];
             bits /= 62;
@@ -148,7 +155,8 @@ pub enum MarkWhat {
 pub enum Marked {
     /// The mark is set.
     Set,
-    /// Not set: the task is stored; this is its place, if it was noted.
+    /// Not set: the task is stored; this is its place, if it was noted. Also what was taken from a tube that Go workers share, and
+    /// waits in our own.
     Stored(Option<Arc<str>>),
     /// Not set: it runs now.
     Running,

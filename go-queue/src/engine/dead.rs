@@ -72,7 +72,8 @@ pub trait DeadLetters: Send + Sync {
     /// them were there.
     fn replay(&self, cursors: Vec<u64>) -> BoxFuture<'_, Result<usize, EngineError>>;
 
-    /// Removes them for good. Answers how many of them were there.
+    /// Removes them for good, and may forget them: a later revocation hears that they have run, or that they are unknown. Answers how
+    /// many of them were there.
     fn purge(&self, cursors: Vec<u64>) -> BoxFuture<'_, Result<usize, EngineError>>;
 
     /// How many there are; `None` counts all places.

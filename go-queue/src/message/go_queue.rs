@@ -23,8 +23,8 @@ use crate::time::WallTime;
 /// The priority of every job that the Go library puts.
 pub const PRIORITY: u32 = 2;
 
-/// The time to run of every job that the Go library puts. Ours may be longer, never shorter.
-pub const TIME_TO_RUN: Duration = Duration::from_secs(5);
+/// The time to run of every job that the Go library puts, in seconds. Ours may be longer, never shorter.
+pub const LEAST_TIME_TO_RUN: u32 = 5;
 
 /// How late a task may be met before a Go worker removes it without running it.
 pub const TOLERANCE: Duration = Duration::from_secs(30 * 60);

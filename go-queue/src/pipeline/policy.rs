@@ -123,6 +123,15 @@ pub fn preflight(
     message: &Message,
     now: impl FnOnce() -> WallTime,
 ) -> Option<Outcome> {
+    // What is true of almost every message, on its own: the rest is far away.
+    if plan.max_late.is_none() && !message.is_malformed() && plan.retry.allows(message.attempt) {
+        return None;
+    }
+    stopped(plan, message, now)
+}
+
+#[cold]
+fn stopped(plan: &Plan, message: &Message, now: impl FnOnce() -> WallTime) -> Option<Outcome> {
     if message.is_malformed() {
         return Some(Outcome::undecodable(
             "the envelope of the message does not open",

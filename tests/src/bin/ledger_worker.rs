@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use go_queue::app::{App, Exit};
 use go_queue::prelude::*;
@@ -87,6 +87,10 @@ async fn main() -> ExitCode {
     }
 }
 
+/// A producer hears yes or no within its deadlines, also while servers are stopped: 250 ms for each node that is tried, and this for
+/// a machine that is busy with everything else.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[expect(clippy::print_stderr, reason = "goes into the log of the process")]
@@ -133,6 +137,7 @@ async fn tasks(config: &str, prefix: &str, numbers: [u64; 4]) -> Result<(), Fail
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     journal.mark("ready");
     let next = Arc::new(AtomicU64::new(0));
+    let keep_going = std::env::var_os("LEDGER_WORKER_KEEP_GOING").is_some();
     let callers: Vec<_> = (0..abreast)
         .map(|_| {
             let (journal, producer, next, prefix) = (
@@ -158,10 +163,26 @@ async fn tasks(config: &str, prefix: &str, numbers: [u64; 4]) -> Result<(), Fail
                         fastrand::u64(0..max_delay)
                     };
                     journal.offer(&id);
-                    work::delay(task, Duration::from_millis(delay))
+                    let began = Instant::now();
+                    let sent = work::delay(task, Duration::from_millis(delay))
                         .send(&producer)
-                        .await?;
-                    journal.accept(&id);
+                        .await;
+                    if began.elapsed() > ANSWER_WITHIN {
+                        journal.broken(
+                            &id,
+                            format!("its producer waited for {:?}", began.elapsed()),
+                        );
+                    }
+                    match sent {
+                        Ok(_) => journal.accept(&id),
+                        Err(error) if keep_going => {
+                            // Whether it is stored is unknown; the next one has another name.
+                            journal.mark("refused");
+                            complain(&error);
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
                 }
             })
         })

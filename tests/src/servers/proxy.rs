@@ -44,8 +44,8 @@ struct State {
     reset_within: Option<Vec<u8>>,
     /// Once: this comes before the next words of the server.
     garbage: Option<Vec<u8>>,
-    /// Connections that were taken.
-    taken: usize,
+    /// Connections that were made to us.
+    tried: usize,
     /// How many bytes the server has said that were thrown away.
     swallowed_bytes: usize,
     /// Both ends of each open connection.
@@ -158,9 +158,9 @@ impl Proxy {
         });
     }
 
-    /// How many connections were taken so far.
-    pub fn taken(&self) -> usize {
-        self.shared.state().taken
+    /// How many connections were made to it so far, also while its server was away.
+    pub fn tried(&self) -> usize {
+        self.shared.state().tried
     }
 
     /// How many connections are open.
@@ -205,21 +205,19 @@ impl Shared {
     }
 
     fn take(self: &Arc<Self>, client: TcpStream) -> io::Result<()> {
-        if self.state().refused {
-            return Ok(());
-        }
+        let number = {
+            let mut state = self.state();
+            state.tried += 1;
+            if state.refused {
+                return Ok(());
+            }
+            state.tried
+        };
         let server = TcpStream::connect(self.target)?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
-        let number = {
-            let mut state = self.state();
-            state.taken += 1;
-            let number = state.taken;
-            state
-                .open
-                .push((number, client.try_clone()?, server.try_clone()?));
-            number
-        };
+        let ends = (number, client.try_clone()?, server.try_clone()?);
+        self.state().open.push(ends);
         let (from_client, to_server) = (client.try_clone()?, server.try_clone()?);
         let shared = Arc::clone(self);
         std::thread::spawn(move || shared.forward_questions(number, &from_client, &to_server));
@@ -420,7 +418,7 @@ mod tests {
         let mut all = Vec::new();
         stream.read_to_end(&mut all).expect("an end in order");
         assert_eq!(all, b"hello");
-        assert_eq!(proxy.taken(), 1);
+        assert_eq!(proxy.tried(), 1);
     }
 
     #[test]

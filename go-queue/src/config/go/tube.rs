@@ -178,14 +178,11 @@ impl RedisConfig {
         }
         let host = host?;
         not_empty(reader, &host, "host").then_some(Self {
-            host,
             kind,
             user,
             pass,
-            db: None,
             tls,
-            ca_file: None,
-            timeout: None,
+            ..Self::at(host)
         })
     }
 }

@@ -190,7 +190,7 @@ kq: { engine: kafka }
     (
         r#"dq: { redis: { host: "a:1,b:2" } }
 "#,
-        "app.yaml:1:22: dq.redis.host: names 2 hosts, but one server has one; add `type: cluster`, or name one",
+        "app.yaml:1:22: dq.redis.host: names 2 hosts, but one server has one; add `type: cluster` or `type: sentinel`, or name one",
     ),
     (
         "dq: { redis: }

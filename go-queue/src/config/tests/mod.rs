@@ -5,6 +5,7 @@ mod go;
 mod reading;
 mod reference;
 mod secrets;
+mod servers;
 mod settings;
 mod variables;
 

@@ -6,7 +6,7 @@ const CANARY: &str = "c4n4ry-Zq7";
 
 /// Every place for a secret.
 const ALL: &str = "\
-dq: { beanstalks: [a:1], redis: { host: \"h:1\", pass: SECRET } }
+dq: { beanstalks: [a:1], redis: { host: \"h:1\", pass: SECRET, type: sentinel, master: m, sentinel_pass: SECRET } }
 kq:
   brokers: [a:1]
   security: { username: u, password: SECRET, cert_file: c, key_file: k, key_password: SECRET }

@@ -30,8 +30,8 @@ const LOOKS: [Duration; 3] = [
     Duration::from_millis(80),
 ];
 
-/// How long a dead letter may take to be written before the task runs again.
-const DYING: Duration = Duration::from_secs(60);
+/// How long a dead letter may take to be written before the task runs again: as long as its nodes may be away at a stretch.
+const DYING: Duration = Duration::from_secs(300);
 
 /// A claim whose answer was lost and that nobody asks for again is freed after this time.
 const UNSURE: Duration = Duration::from_secs(5);

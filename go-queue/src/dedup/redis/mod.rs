@@ -12,7 +12,7 @@ mod link;
 mod machine;
 mod marks;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod value;
 mod wire;
 

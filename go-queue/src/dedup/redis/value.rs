@@ -11,19 +11,20 @@
 //! | `P:<token>` | announced: about to be stored by the producer with this token |
 //! | `S:<place>` | stored |
 //! | 16 letters and digits | the lock of a worker of the Go library |
+//! | `gq-` and 13 letters and digits | the same lock in our hands: the task waits in a private tube |
 //!
 //! Times are milliseconds since 1970 by the clock of Redis.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dedup::{MarkWhat, Marked};
+use crate::dedup::{GoLock, MarkWhat, Marked};
 
 /// Who finds the claim of somebody else, or one about to be settled, asks again after this time at the latest.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// While a dead letter is written, replicas ask again after this time.
-const DYING_AGAIN: Duration = Duration::from_secs(1);
+const DYING_AGAIN: Duration = Duration::from_secs(2);
 
 /// A value, read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub(super) enum Value<'a> {
         place: &'a str,
     },
     GoLock,
+    /// The lock of the Go library, by a claim of ours.
+    Taken,
     /// Nothing that this version writes.
     Unknown,
 }
@@ -65,6 +68,8 @@ impl<'a> Value<'a> {
         Self::parse(bytes).unwrap_or_else(|| {
             if bytes.len() == 16 && bytes.iter().all(u8::is_ascii_alphanumeric) {
                 Self::GoLock
+            } else if bytes.len() == 16 && bytes.starts_with(GoLock::OURS) {
+                Self::Taken
             } else {
                 Self::Unknown
             }
@@ -149,7 +154,7 @@ impl<'a> Value<'a> {
                 return out.extend_from_slice(place.as_bytes());
             }
             // Not ours to write.
-            Self::GoLock | Self::Unknown => return,
+            Self::GoLock | Self::Taken | Self::Unknown => return,
         };
         out.extend_from_slice(&[kind, b':']);
         digits(u64::from(attempt), out);
@@ -236,7 +241,9 @@ pub(super) fn claimed(value: &[u8], me: &str, now: u64) -> Claimed {
             rest: rest(until).min(DYING_AGAIN),
         },
         Value::Announced { .. } | Value::Stored { .. } => Claimed::Take { attempt: 1 },
-        Value::Done | Value::Dead { .. } | Value::Revoked | Value::GoLock => Claimed::Done,
+        Value::Done | Value::Dead { .. } | Value::Revoked | Value::GoLock | Value::Taken => {
+            Claimed::Done
+        }
         // Written by a version that knows more: dropping the replica could lose the task.
         Value::Unknown => Claimed::Wait { rest: ASK_AGAIN },
     }
@@ -300,7 +307,7 @@ pub(super) fn marked(what: &MarkWhat, value: Option<&[u8]>, now: u64) -> (Marked
             })
         }
         MarkWhat::Dead { attempts } => match value {
-            Some(Value::Done | Value::GoLock | Value::Unknown) => refused(),
+            Some(Value::Done | Value::GoLock | Value::Taken | Value::Unknown) => refused(),
             Some(Value::Running { .. }) if runs => refused(),
             _ => write(Value::Dead { attempt: *attempts }),
         },
@@ -325,9 +332,10 @@ pub(super) fn marked(what: &MarkWhat, value: Option<&[u8]>, now: u64) -> (Marked
 fn refusal(value: Option<Value<'_>>, now: u64) -> Marked {
     match value {
         Some(Value::Running { until, .. }) if until > now => Marked::Running,
-        Some(Value::Running { .. } | Value::Waiting { .. } | Value::Announced { .. }) | None => {
-            Marked::Stored(None)
-        }
+        Some(
+            Value::Running { .. } | Value::Waiting { .. } | Value::Announced { .. } | Value::Taken,
+        )
+        | None => Marked::Stored(None),
         Some(Value::Stored { place }) => Marked::Stored(Some(Arc::from(place))),
         Some(Value::Dying { .. } | Value::Dead { .. }) => Marked::Dead,
         Some(Value::Revoked) => Marked::Revoked,
@@ -379,6 +387,9 @@ mod tests {
     #[test]
     fn the_lock_of_a_go_worker_is_told_from_what_is_unknown() {
         assert_eq!(Value::read(b"wGfNigJUK7NKQINV"), Value::GoLock);
+        assert_eq!(Value::read(&GoLock::new_claim()), Value::Taken);
+        let (said, change) = marked(&MarkWhat::Revoke, Some(&GoLock::new_claim()), NOW);
+        assert_eq!((said, change), (Marked::Stored(None), Change::None));
         for strange in [
             &b""[..],
             b"wGfNigJUK7NKQIN",

@@ -198,6 +198,13 @@ impl Config {
         if self.unacked == 0 {
             return Some("`unacked` is zero, so that nothing could be taken".to_owned());
         }
+        let all = || std::iter::once(&self.tube).chain(self.tubes.values());
+        if all().any(|tube| tube.mixed_fleet) && self.tube != TubeConfig::default() {
+            return Some(
+                "a tube is shared with Go workers, so that private tubes of ours have the options of all other tubes; give these options to tubes by name"
+                    .to_owned(),
+            );
+        }
         self.tubes
             .iter()
             .find(|(_, tube)| tube.mixed_fleet && !tube.wire.is_go_queue())

@@ -55,7 +55,6 @@ struct Shared {
     nodes: Vec<Node>,
     config: Config,
     marks: Option<Arc<dyn Marks>>,
-    index: Option<Arc<dyn DeadIndex>>,
     clock: Clock,
     /// Tubes that are known to have had dead letters, for lists without an index.
     seen: Mutex<BTreeSet<Name>>,
@@ -159,7 +158,6 @@ impl DeadTubes {
     ) -> Self {
         let seen = config.tubes.keys().cloned().collect();
         Self(Arc::new(Shared {
-            index: marks.as_ref().map(|marks| marks.dead_index()),
             nodes,
             config,
             marks,
@@ -171,6 +169,10 @@ impl DeadTubes {
 }
 
 impl Shared {
+    fn index(&self) -> Option<Arc<dyn DeadIndex>> {
+        self.marks.as_ref().map(|marks| marks.dead_index())
+    }
+
     fn see(&self, tube: &Name) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if !seen.contains(tube.as_str()) {
@@ -400,7 +402,7 @@ impl Shared {
 
     /// Writes the entry of a letter. Copies of one that was written before, for the same task, are removed.
     async fn note(&self, letter: &Letter, copies: &[Copy]) -> Result<(), StoreDown> {
-        let Some(index) = &self.index else {
+        let Some(index) = self.index() else {
             return Ok(());
         };
         let id = record::id(letter);
@@ -508,7 +510,7 @@ impl Shared {
         if query.group.is_some() || limit == 0 {
             return Ok(Vec::new());
         }
-        let Some(index) = &self.index else {
+        let Some(index) = self.index() else {
             let found = self.walk_all(tube).await?;
             return Ok(found
                 .iter()
@@ -517,7 +519,7 @@ impl Shared {
                 .map(|found| found.record.show(found.cursor))
                 .collect());
         };
-        self.restore(index, tube.as_ref()).await?;
+        self.restore(&index, tube.as_ref()).await?;
         let page = index
             .list(tube, query.after, limit)
             .await
@@ -560,7 +562,7 @@ impl Shared {
     }
 
     async fn find(&self, cursor: u64) -> Result<Option<Found>, EngineError> {
-        let Some(index) = &self.index else {
+        let Some(index) = self.index() else {
             let found = self.walk_all(None).await?;
             return Ok(found.into_iter().find(|found| found.cursor == cursor));
         };
@@ -594,7 +596,7 @@ impl Shared {
     /// Removes the letter itself. Answers whether it was this call that removed it.
     async fn remove(&self, cursor: u64, copies: &[Copy]) -> Result<bool, EngineError> {
         self.delete(copies).await;
-        match &self.index {
+        match self.index() {
             None => Ok(true),
             Some(index) => index
                 .remove(cursor)
@@ -638,7 +640,7 @@ impl Shared {
     }
 
     async fn purge(&self, cursor: u64) -> Result<bool, EngineError> {
-        let (tube, id, copies) = match &self.index {
+        let (tube, id, copies) = match self.index() {
             Some(index) => {
                 let entry = index.get(cursor).await;
                 let entry = entry.map_err(|down| away("purge a dead letter", down.to_string()))?;
@@ -683,9 +685,9 @@ impl Shared {
             Some(Place::Tube(tube)) => Some(tube),
             None => None,
         };
-        match &self.index {
+        match self.index() {
             Some(index) => {
-                self.restore(index, tube.as_ref()).await?;
+                self.restore(&index, tube.as_ref()).await?;
                 index
                     .count(tube)
                     .await

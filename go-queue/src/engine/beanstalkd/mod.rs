@@ -14,14 +14,6 @@ mod copies;
 mod dead;
 mod driver;
 mod figures;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the two sides of the engine that use it come next"
-    )
-)]
-mod go_queue;
 mod hold;
 mod letter;
 mod link;
@@ -33,13 +25,6 @@ mod receive;
 mod replicas;
 mod session;
 mod tasks;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the two sides of the engine that use it come next"
-    )
-)]
 mod transfer;
 
 #[cfg(test)]
@@ -67,12 +52,14 @@ use figures::Figures;
 pub use figures::ReplicationFigures;
 use node::Node;
 use receive::{Framing, Site};
+pub use transfer::private_tube;
 
 /// The name of the engine.
 pub(crate) const ENGINE: &str = "beanstalkd";
 
-/// How long a node may at least owe a consumer an answer: cutting its connection gives back everything in hand.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a consumer waits at least for an answer that is late: it has nobody who waits with it, and to cut a connection gives back
+/// everything in hand.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The engine on a set of nodes. Cheap to clone: all clones share the connections, which end when the last of them, of their
 /// publishers and of their subscriptions is gone, or at [`Engine::close`].
@@ -285,7 +272,11 @@ impl Engine for Beanstalkd {
             let wire = match &to.place {
                 Place::Tube(tube) => {
                     dead::dead_tube(tube)?;
-                    self.0.config.tube(tube).wire
+                    let options = self.0.config.tube(tube);
+                    if options.mixed_fleet {
+                        return transfer::open(&self.0, to);
+                    }
+                    options.wire
                 }
                 Place::Topic(_) => Wire::Native,
             };

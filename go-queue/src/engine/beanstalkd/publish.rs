@@ -98,7 +98,7 @@ impl Shared {
     }
 
     /// Makes the job of a message.
-    fn pack(
+    pub(super) fn pack(
         &self,
         out: &Outgoing,
         now: WallTime,
@@ -136,7 +136,11 @@ impl Shared {
                 DEFAULT_PRIORITY => go_queue::PRIORITY,
                 given => given,
             };
-            return Ok((go_queue::id(&body), job(body, due, priority, true)));
+            let job = Job {
+                ttr: lease.max(go_queue::LEAST_TIME_TO_RUN),
+                ..job(body, due, priority, true)
+            };
+            return Ok((go_queue::id(&job.body), job));
         }
         out.check_size(true)?;
         let parts = envelope::Parts {
@@ -348,7 +352,11 @@ impl Shared {
 
     /// A mark that is kept until the task is due and a while longer.
     pub(crate) fn mark(&self, tube: &Name, id: Id, due: WallTime, what: MarkWhat) -> Mark {
-        let keep = self.config.keep(tube);
+        let mut keep = self.config.keep(tube);
+        if self.config.tube(tube).wire.is_go_queue() {
+            // Go workers run what comes up to half an hour late and is not marked.
+            keep = keep.max(go_queue::CLAIM_LIFE);
+        }
         Mark {
             tube: tube.clone(),
             id,
@@ -380,7 +388,7 @@ impl Shared {
         Arc::from(text)
     }
 
-    fn not_placed(&self, why: NotPlaced) -> PublishError {
+    pub(super) fn not_placed(&self, why: NotPlaced) -> PublishError {
         match why {
             NotPlaced::Busy => unavailable(
                 "too much waits for its nodes already; send less at a time".to_owned(),
@@ -396,7 +404,7 @@ impl Shared {
         }
     }
 
-    fn failure(
+    pub(super) fn failure(
         &self,
         placed: &Placed,
         nth: usize,

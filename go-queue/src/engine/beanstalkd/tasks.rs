@@ -15,9 +15,10 @@ use super::codec::{Answer, stat};
 use super::copies::Job;
 use super::node::{Ask, AskError};
 use super::replicas::Replica;
+use super::transfer::private_tube;
 use super::{ENGINE, Shared};
 use crate::dedup::{MarkWhat, Marked, Marks, StoreDown};
-use crate::engine::{BoxFuture, EngineError, Rescheduled, Revoked, TaskId, Tasks};
+use crate::engine::{BoxFuture, EngineError, Published, Rescheduled, Revoked, TaskId, Tasks};
 use crate::message::{Id, envelope, go_queue};
 use crate::time::WallTime;
 
@@ -122,6 +123,16 @@ impl Found {
 
 impl Shared {
     async fn revoke(&self, task: &TaskId) -> Result<Revoked, Stuck> {
+        let identified;
+        let task = if task.id() == Id::default() {
+            match self.identify(task).await? {
+                Some(known) => identified = known,
+                None => return Ok(Revoked::Unknown),
+            }
+            &identified
+        } else {
+            task
+        };
         let Some(store) = &self.marks else {
             return self.revoke_by_nodes(task).await;
         };
@@ -149,6 +160,9 @@ impl Shared {
             .max();
         let due = due.unwrap_or_else(|| self.clock.now());
         let marked = self.marked(&**store, task, due, MarkWhat::Revoke).await?;
+        if matches!(marked, Marked::Stored(_)) && self.config.tube(task.tube()).mixed_fleet {
+            return self.revoke_taken(&**store, task, due).await;
+        }
         if marked != Marked::Set {
             return Ok(revoked(&marked));
         }
@@ -160,6 +174,69 @@ impl Shared {
         // What cannot be removed now will meet the mark.
         let _ = self.remove(&found).await;
         Ok(Revoked::Revoked)
+    }
+
+    /// A task that was taken from a tube shared with Go workers: the lock is ours, and its record waits in the private tube.
+    async fn revoke_taken(
+        &self,
+        store: &dyn Marks,
+        task: &TaskId,
+        due: WallTime,
+    ) -> Result<Revoked, Stuck> {
+        let private = private_tube(task.tube()).map_err(|why| Stuck::Never(why.to_string()))?;
+        let mark = self.mark(&private, task.id(), due, MarkWhat::Revoke);
+        let answer = store.mark(vec![mark]).await.into_iter().next();
+        let marked =
+            answer.ok_or_else(|| Stuck::Away("the dedup store said nothing".to_owned()))??;
+        Ok(revoked(&marked))
+    }
+
+    /// The task that the ids of the Go library name: they do not hold its id, its copies do.
+    async fn identify(&self, task: &TaskId) -> Result<Option<TaskId>, Stuck> {
+        let copies = task
+            .token()
+            .map_or_else(Vec::new, |ids| self.copies_in(ids));
+        let asks = copies.iter().flat_map(|copy| {
+            [
+                (copy.node, Ask::Peek(copy.job)),
+                (copy.node, Ask::StatsJob(copy.job)),
+            ]
+        });
+        let mut answers = self.ask_nodes(asks).await.into_iter();
+        let mut silent = None;
+        let mut ids = Vec::new();
+        while let (Some(shown), Some(stats)) = (answers.next(), answers.next()) {
+            match (shown, stats) {
+                (Ok(Answer::Found { body, .. }), Ok(Answer::Stats(stats))) => {
+                    // Numbers begin anew when a node is started without its binlog.
+                    let here = stat(&stats, "tube") == Some(task.tube().as_str());
+                    if here && go_queue::unwrap(&body).is_ok() {
+                        ids.push(go_queue::id(&body));
+                    }
+                }
+                (Err(error), _) | (_, Err(error)) => silent = Some(error),
+                _ => {}
+            }
+        }
+        ids.dedup();
+        match (&ids[..], silent) {
+            ([id], _) => Ok(Some(TaskId::new(
+                task.tube().clone(),
+                &Published {
+                    id: *id,
+                    existed: false,
+                    token: task.token().map(Arc::from),
+                    partition: 0,
+                    offset: 0,
+                },
+            ))),
+            ([], None) => Ok(None),
+            ([], Some(error)) => Err(error.into()),
+            _ => Err(Stuck::Never(
+                "its ids name different tasks: a node was started anew without its binlog"
+                    .to_owned(),
+            )),
+        }
     }
 
     async fn revoke_by_nodes(&self, task: &TaskId) -> Result<Revoked, Stuck> {

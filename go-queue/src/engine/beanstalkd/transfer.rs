@@ -18,6 +18,7 @@
 //! under the same claim id.
 
 mod gate;
+mod placer;
 #[cfg(test)]
 mod tests;
 mod twins;
@@ -32,6 +33,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::ENGINE;
 use super::codec::{Answer, Command};
 use super::link::{Link, LinkError, Tubes};
 use crate::dedup::{GoLock, GoLocks};
@@ -43,6 +45,8 @@ use crate::name::{Name, Place};
 use crate::time::{Clock, WallTime};
 use gate::Gate;
 use twins::{Twin, Twins};
+
+pub(super) use placer::open;
 
 /// The header of a record that names its claim.
 const CLAIM_HEADER: &str = "gq-go-claim";
@@ -76,7 +80,7 @@ pub fn private_tube(shared: &Name) -> Result<Name, EngineError> {
     // The dead letters of the private tube need their five characters as well.
     if shared.len() + ".taken.dead".len() > super::codec::MAX_TUBE_LEN {
         return Err(EngineError::Unusable {
-            engine: "beanstalkd",
+            engine: ENGINE,
             what: format!("share the tube `{shared}` with Go workers"),
             why: Arc::from(
                 "its name has more than 189 bytes, so that `.taken.dead` has no room behind it",
@@ -84,7 +88,7 @@ pub fn private_tube(shared: &Name) -> Result<Name, EngineError> {
         });
     }
     Name::new(&format!("{shared}.taken")).map_err(|error| EngineError::Unusable {
-        engine: "beanstalkd",
+        engine: ENGINE,
         what: format!("share the tube `{shared}` with Go workers"),
         why: error.to_string().into(),
     })

@@ -53,7 +53,9 @@ pub struct MemoryConfig {
     pub topics: HashMap<Name, TopicConfig>,
     /// How every other topic is kept.
     pub topic: TopicConfig,
-    /// How long the id of a named task stays known after the task is done.
+    /// How long the id of a named task stays known after the task is done, by tube.
+    pub keeps: HashMap<Name, Duration>,
+    /// As long in every other tube.
     pub keep: Duration,
     /// Whether tasks are held to the size that every engine takes.
     pub portable: bool,
@@ -66,6 +68,7 @@ impl MemoryConfig {
             clock,
             topics: HashMap::new(),
             topic: TopicConfig::default(),
+            keeps: HashMap::new(),
             keep: hours(24),
             portable: true,
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -22,6 +23,8 @@ pub(super) struct TaskLane {
     label: Arc<str>,
     lane: usize,
     ordering: Ordering,
+    /// How long names of finished tasks stay known.
+    keep: Duration,
     alarm: Alarm,
     /// Kept for its memory.
     wakers: Vec<Waker>,
@@ -30,7 +33,10 @@ pub(super) struct TaskLane {
 impl TaskLane {
     pub(super) fn open(shared: Arc<Shared>, tube: Arc<Tube>, to: &Subscribe) -> Self {
         let lane = tube.lock().open_lane(shared.next_epoch());
+        let config = &shared.config;
+        let own = config.keeps.get(to.place.name());
         Self {
+            keep: own.copied().unwrap_or(config.keep),
             ordering: Ordering::new(to.order, shared.hash.clone(), false),
             shared,
             tube,
@@ -80,7 +86,7 @@ impl TaskLane {
             let mut tasks = self.tube.lock();
             let armed = tasks.next_due();
             if !turn.settle.is_empty() {
-                let settled = tasks.settle(self.lane, &mut turn.settle, now, config.keep);
+                let settled = tasks.settle(self.lane, &mut turn.settle, now, self.keep);
                 turn.health.stale += settled.stale;
                 if !settled.died.is_empty() {
                     self.keep_dead(settled.died, now);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, params};
 
 use super::Handle;
-use super::tube::{make_ready, millis_up, wait};
+use super::tube::{make_ready, wait};
 use super::tx::Tx;
 use crate::engine::{BoxFuture, EngineError, Rescheduled, Revoked, TaskId, Tasks};
 use crate::time::WallTime;
@@ -142,7 +142,7 @@ fn absent(tx: &Tx<'_>, tube: i64, uid: &[u8], number: Option<i64>) -> rusqlite::
 fn revoke(tx: &mut Tx<'_>, store: i64, task: &TaskId) -> rusqlite::Result<Revoked> {
     Ok(match pick(tx, store, task)? {
         Place::Waiting { id, tube, .. } => {
-            let until = millis_up(tx.wall.saturating_add(tx.config.keep));
+            let until = tx.known_until(tube)?;
             tx.conn
                 .prepare_cached("DELETE FROM job WHERE id=?1")?
                 .execute([id])?;

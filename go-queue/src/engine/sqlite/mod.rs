@@ -85,7 +85,9 @@ pub struct Config {
     pub topics: HashMap<Name, TopicConfig>,
     /// Options of every other topic.
     pub topic: TopicConfig,
-    /// How long the name of a task that is done stays known.
+    /// How long the name of a task that is done stays known, by tube.
+    pub keeps: HashMap<Name, Duration>,
+    /// As long in every other tube.
     pub keep: Duration,
     /// How often dead processes are looked for.
     pub sweep: Duration,
@@ -102,6 +104,7 @@ impl Default for Config {
             unportable: HashSet::new(),
             topics: HashMap::new(),
             topic: TopicConfig::default(),
+            keeps: HashMap::new(),
             keep: Duration::from_secs(24 * 3600),
             sweep: Duration::from_millis(250),
             poll: Duration::from_millis(100),
@@ -218,6 +221,11 @@ impl Sqlite {
     /// How often and how long the disk was waited for: the cost of [`Durability::Power`].
     pub fn syncs(&self) -> SyncFigures {
         self.0.shared.syncer.figures()
+    }
+
+    /// Tells this very store apart from all others, also from one that was at the same path before.
+    pub fn store_id(&self) -> u64 {
+        self.0.shared.store.cast_unsigned()
     }
 
     async fn join(&self, to: &Subscribe) -> Result<Box<dyn Receive>, EngineError> {

@@ -402,7 +402,7 @@ fn ack_named(tx: &Tx<'_>, session: u32, tube: i64, id: i64) -> rusqlite::Result<
     if take_lease(tx, session, id)?.is_none() {
         return Ok(false);
     }
-    let until = millis_up(tx.wall.saturating_add(tx.config.keep));
+    let until = tx.known_until(tube)?;
     tx.conn
         .prepare_cached("INSERT OR REPLACE INTO done(uid, tube, job, until) SELECT uid, ?2, id, ?3 FROM job WHERE id=?1")?
         .execute([id, tube, until])?;

@@ -286,6 +286,20 @@ impl<'a> Tx<'a> {
         Ok(returned)
     }
 
+    /// Until when it is known of a task of this tube that it is done or taken back.
+    pub(super) fn known_until(&self, tube: i64) -> rusqlite::Result<i64> {
+        let mut keep = self.config.keep;
+        // Most programs keep all names equally long; then nobody asks for the name of the tube.
+        if !self.config.keeps.is_empty() {
+            let name: String = self
+                .conn
+                .prepare_cached("SELECT name FROM tube WHERE id=?1")?
+                .query_row([tube], |row| row.get(0))?;
+            keep = self.config.keeps.get(&*name).copied().unwrap_or(keep);
+        }
+        Ok(super::tube::millis_up(self.wall.saturating_add(keep)))
+    }
+
     /// Writes the numbers that were given out. The last thing before the commit.
     pub(super) fn finish(&mut self) -> rusqlite::Result<()> {
         if let Some(next) = self.next_job {

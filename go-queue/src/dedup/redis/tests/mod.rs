@@ -4,7 +4,7 @@ mod claims;
 mod faults;
 mod marks;
 mod model;
-mod server;
+pub(crate) mod server;
 
 use std::future::poll_fn;
 use std::time::Duration;

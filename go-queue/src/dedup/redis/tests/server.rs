@@ -11,7 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// A server that ends with the test.
-pub(super) struct Server {
+pub(crate) struct Server {
     child: Child,
     folder: TempDir,
     port: u16,
@@ -19,7 +19,7 @@ pub(super) struct Server {
 }
 
 /// Whether the server can be started at all; says so if not.
-pub(super) fn there_is_redis() -> bool {
+pub(crate) fn there_is_redis() -> bool {
     let found = Command::new("redis-server")
         .arg("--version")
         .stdout(Stdio::null())
@@ -41,11 +41,11 @@ fn free_port() -> u16 {
 }
 
 impl Server {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with(&[])
     }
 
-    pub(super) fn with(args: &[&str]) -> Self {
+    pub(crate) fn with(args: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
         // Another process may take the port in between.
@@ -63,18 +63,18 @@ impl Server {
         panic!("redis-server does not start");
     }
 
-    pub(super) fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
     /// kill -9.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
     }
 
     /// Starts it again, empty, at the same port.
-    pub(super) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         for _ in 0..100 {
             if let Some(child) = launch(self.folder.path(), self.port, &self.args) {
                 self.child = child;
@@ -86,7 +86,7 @@ impl Server {
         panic!("redis-server does not come back");
     }
 
-    pub(super) fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill")
             .args([format!("-{name}"), self.child.id().to_string()])
             .status()
@@ -95,7 +95,7 @@ impl Server {
     }
 
     /// One command, apart from the store under test.
-    pub(super) async fn command(&self, words: &[&str]) -> redis::Value {
+    pub(crate) async fn command(&self, words: &[&str]) -> redis::Value {
         let client = redis::Client::open(format!("redis://{}/", self.address())).expect("an url");
         let mut conn = client
             .get_multiplexed_async_connection()
@@ -108,11 +108,11 @@ impl Server {
             .expect("is taken")
     }
 
-    pub(super) async fn get(&self, key: &str) -> Option<String> {
+    pub(crate) async fn get(&self, key: &str) -> Option<String> {
         redis::from_redis_value(self.command(&["GET", key]).await).expect("a text or none")
     }
 
-    pub(super) async fn ttl(&self, key: &str) -> i64 {
+    pub(crate) async fn ttl(&self, key: &str) -> i64 {
         redis::from_redis_value(self.command(&["PTTL", key]).await).expect("a number")
     }
 }
@@ -158,14 +158,14 @@ impl Drop for Server {
 }
 
 /// A way to a server that can swallow its answers.
-pub(super) struct Proxy {
+pub(crate) struct Proxy {
     address: SocketAddr,
     swallow: Arc<AtomicBool>,
     closed: Arc<AtomicBool>,
 }
 
 impl Proxy {
-    pub(super) fn before(server: &Server) -> Self {
+    pub(crate) fn before(server: &Server) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
         let address = listener.local_addr().expect("bound");
         let swallow = Arc::new(AtomicBool::new(false));
@@ -193,12 +193,12 @@ impl Proxy {
         }
     }
 
-    pub(super) fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         self.address.to_string()
     }
 
     /// From now on requests arrive and answers do not, or they do again.
-    pub(super) fn swallow(&self, answers: bool) {
+    pub(crate) fn swallow(&self, answers: bool) {
         self.swallow.store(answers, Ordering::SeqCst);
     }
 }

@@ -193,6 +193,7 @@ impl Records for Store {
                     Err(PublishError::UnderReplicated {
                         confirmed: 1,
                         wanted: 2,
+                        maybe_stored: true,
                     })
                 } else {
                     Ok(())

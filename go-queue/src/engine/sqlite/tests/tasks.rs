@@ -492,3 +492,23 @@ async fn an_end_that_closes_under_load_counts_no_start_that_did_not_happen() {
     }
     hand.empty().await;
 }
+
+#[tokio::test]
+async fn a_new_value_of_a_parameter_does_not_have_a_statement_prepared_anew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let engine = open(folder.path()).await;
+    let again = engine
+        .0
+        .ask("count preparations", |tx| {
+            let mut find = tx
+                .conn
+                .prepare("SELECT id FROM job WHERE uid=?1 AND tube=?2 ORDER BY id LIMIT ?3")?;
+            for n in 1..=5_i64 {
+                let _ = find.exists(rusqlite::params![&n.to_be_bytes()[..], n, n])?;
+            }
+            Ok(find.get_status(rusqlite::StatementStatus::RePrepare))
+        })
+        .await
+        .expect("counted");
+    assert_eq!(again, 0);
+}
