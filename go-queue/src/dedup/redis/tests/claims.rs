@@ -298,3 +298,45 @@ async fn a_thousand_asks_of_one_turn_are_answered() {
         assert!(answers.iter().all(|answer| answer.verdict == want));
     }
 }
+
+#[tokio::test]
+async fn a_redis_before_seven_is_asked_through_a_script() {
+    if !there_is_redis() {
+        return;
+    }
+    let server = Server::start();
+    let store = store(&server);
+    // What its error to `SET .. NX GET` makes of the store.
+    store.0.link.no_get();
+    let mut lane = Lane::new(&store);
+    assert_eq!(lane.claim(1).await, FIRST);
+    assert_eq!(
+        lane.ask(
+            1,
+            AskWhat::Retry {
+                after: Duration::ZERO
+            }
+        )
+        .await,
+        Verdict::Stored
+    );
+    assert_eq!(lane.claim(1).await, SECOND);
+    assert_eq!(lane.ask(1, AskWhat::Confirm).await, Verdict::Stored);
+    assert_eq!(Lane::new(&store).claim(1).await, Verdict::Done);
+}
+
+#[tokio::test]
+async fn an_error_of_redis_to_one_command_is_an_outage_of_that_claim() {
+    if !there_is_redis() {
+        return;
+    }
+    let server = Server::start();
+    let store = store(&server);
+    let mut lane = Lane::new(&store);
+    // A key of another type, as only somebody else could leave it.
+    server.command(&["LPUSH", KEY, "x"]).await;
+    assert!(matches!(lane.claim(1).await, Verdict::Down(_)));
+    assert_eq!(lane.claim(2).await, FIRST);
+    server.command(&["DEL", KEY]).await;
+    assert_eq!(lane.claim(1).await, FIRST);
+}

@@ -2,6 +2,7 @@
 
 mod claims;
 mod faults;
+mod kinds;
 mod marks;
 mod model;
 pub(crate) mod server;

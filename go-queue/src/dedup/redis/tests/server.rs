@@ -63,6 +63,30 @@ impl Server {
         panic!("redis-server does not start");
     }
 
+    /// A sentinel that knows this server by a name.
+    pub(crate) fn sentinel(&self, name: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        for _ in 0..20 {
+            let port = free_port();
+            let text = format!(
+                "port {port}\nbind 127.0.0.1\nsentinel monitor {name} 127.0.0.1 {} 1\n",
+                self.port
+            );
+            std::fs::write(folder.path().join("sentinel.conf"), text).expect("writes");
+            let mut command = Command::new("redis-server");
+            command.args(["sentinel.conf", "--sentinel"]);
+            if let Some(child) = run(command, folder.path(), "+monitor master") {
+                return Self {
+                    child,
+                    folder,
+                    port,
+                    args: Vec::new(),
+                };
+            }
+        }
+        panic!("the sentinel does not start");
+    }
+
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
@@ -118,13 +142,21 @@ impl Server {
 }
 
 fn launch(folder: &Path, port: u16, args: &[String]) -> Option<Child> {
-    let mut child = Command::new("redis-server")
+    let mut command = Command::new("redis-server");
+    command
         .args(["--save", "", "--appendonly", "no", "--bind", "127.0.0.1"])
         .args(["--port", &port.to_string()])
-        .args(
-            args.iter()
-                .map(|arg| arg.replace("PORT", &port.to_string())),
-        )
+        .args(args.iter().map(|arg| match arg.as_str() {
+            "PORT" => port.to_string(),
+            "OTHER" => free_port().to_string(),
+            other => other.to_owned(),
+        }));
+    run(command, folder, "Ready to accept connections")
+}
+
+/// Starts it and waits until it says so; `None` if it ends before.
+fn run(mut command: Command, folder: &Path, ready: &str) -> Option<Child> {
+    let mut child = command
         .current_dir(folder)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -133,14 +165,11 @@ fn launch(folder: &Path, port: u16, args: &[String]) -> Option<Child> {
     let mut lines = BufReader::new(child.stdout.take().expect("piped"));
     let mut line = String::new();
     while lines.read_line(&mut line).is_ok_and(|n| n > 0) {
-        if line.contains("Ready to accept connections") {
+        if line.contains(ready) {
             // It goes on writing; nobody reads, but the pipe must not be closed.
-            let drain = move || {
+            thread(move || {
                 let _ = std::io::copy(&mut lines, &mut std::io::sink());
-            };
-            std::thread::Builder::new()
-                .spawn(drain)
-                .expect("a thread of a test");
+            });
             return Some(child);
         }
         line.clear();
