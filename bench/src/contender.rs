@@ -22,10 +22,6 @@ pub(crate) enum Who {
     /// This program: our library, or a floor written by hand.
     Own,
     /// The program that `bench/peers/NAME/run` builds and starts.
-    #[expect(
-        dead_code,
-        reason = "the first peers come with the beanstalkd and Kafka engines"
-    )]
     Peer(&'static str),
 }
 

@@ -4,6 +4,7 @@
 //! `bench/peers/NAME` for a peer. They speak the line protocol of [`contender`], so that nobody inherits another's
 //! allocator, caches or threads. The allocator is the system's (glibc), as it is for a user who chooses none.
 
+mod beanstalkd;
 mod callgrind;
 mod contender;
 mod figures;
@@ -12,6 +13,7 @@ mod machine;
 mod scenario;
 mod scenarios;
 mod serve;
+mod servers;
 mod terminal;
 
 use std::path::PathBuf;

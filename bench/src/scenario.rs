@@ -8,6 +8,7 @@ use crate::contender::{Contender, Who};
 use crate::figures::{Figures, median};
 use crate::machine;
 use crate::serve::Parameters;
+use crate::servers::{Servers, Wanted};
 use crate::terminal::{fail, say};
 
 /// One bench.
@@ -26,6 +27,8 @@ pub(crate) struct Scenario {
     pub(crate) work: fn(&str, &Parameters) -> Result<Figures, String>,
     /// What callgrind runs, and what it must not exceed.
     pub(crate) instructions: &'static [Instructions],
+    /// What runs beside every contender, started anew for each.
+    pub(crate) servers: Wanted,
 }
 
 /// One line of the table.
@@ -42,6 +45,14 @@ impl Row {
         Self {
             label,
             who: Who::Own,
+            run,
+        }
+    }
+
+    pub(crate) const fn peer(label: &'static str, name: &'static str, run: &'static str) -> Self {
+        Self {
+            label,
+            who: Who::Peer(name),
             run,
         }
     }
@@ -105,7 +116,8 @@ impl Medians {
 /// Runs it and says whether every goal was reached.
 pub(crate) fn run(scenario: &Scenario, runs: usize, dir: &Path) -> Result<bool, String> {
     let mut all: Vec<Vec<Figures>> = scenario.rows.iter().map(|_| Vec::new()).collect();
-    let mut versions = Vec::new();
+    let mut servers = Servers::start(scenario.servers)?;
+    let mut versions = servers.versions();
     for round in 0..runs {
         // There and back, so that no row always has the warm or the tired machine.
         let order: Vec<usize> = if round % 2 == 0 {
@@ -117,7 +129,8 @@ pub(crate) fn run(scenario: &Scenario, runs: usize, dir: &Path) -> Result<bool, 
             let row = &scenario.rows[at];
             let mut contender = Contender::start(row.who, dir)?;
             fail(format_args!("round {} of {runs}: {}", round + 1, row.label));
-            let what = format!("{}/{}", scenario.name, row.run);
+            let servers = servers.fresh();
+            let what = format!("{}/{}{servers}", scenario.name, row.run);
             all[at].push(
                 contender
                     .run(&what)

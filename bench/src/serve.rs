@@ -20,6 +20,12 @@ impl Parameters {
         text.parse()
             .map_err(|_| format!("{name}={text}: not a number"))
     }
+
+    /// The parts of a text with commas; none if it was not said.
+    pub(crate) fn list(&self, name: &str) -> Vec<&str> {
+        let text = self.0.get(name).map_or("", String::as_str);
+        text.split(',').filter(|part| !part.is_empty()).collect()
+    }
 }
 
 /// Answers on standard output until standard input ends.

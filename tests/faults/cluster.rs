@@ -22,6 +22,8 @@ pub(crate) struct Setup {
     pub(crate) proxied: bool,
     /// The largest job of the nodes.
     pub(crate) max_job_size: Option<u32>,
+    /// How long Redis holds a claim without a sign of life. Short: what a killed worker had in hand is free when it ends.
+    pub(crate) lease: &'static str,
     /// More of `dq`, each entry ended by a comma.
     pub(crate) dq: &'static str,
     /// More of the configuration.
@@ -36,6 +38,7 @@ impl Default for Setup {
             durable_redis: false,
             proxied: false,
             max_job_size: None,
+            lease: "2s",
             dq: "",
             extra: "",
         }
@@ -83,9 +86,8 @@ impl Cluster {
         } else {
             nodes.iter().map(|node| node.endpoint()).collect()
         };
-        // A short lease: what a killed worker had in hand is free when it ends.
         let yaml = format!(
-            "dq: {{ beanstalks: [{}], {} redis: {{ host: \"{}\", lease: 2s }} }}\nkq: {{ engine: memory }}\n{}",
+            "dq: {{ beanstalks: [{}], {} redis: {{ host: \"{}\", lease: {} }} }}\nkq: {{ engine: memory }}\n{}",
             endpoints
                 .iter()
                 .map(|endpoint| format!("\"{endpoint}\""))
@@ -93,6 +95,7 @@ impl Cluster {
                 .join(", "),
             setup.dq,
             redis.endpoint(),
+            setup.lease,
             setup.extra,
         );
         Some(Self {
@@ -121,6 +124,9 @@ impl Cluster {
         });
     }
 }
+
+/// So many messages two workers can have in hand: 16 that run and 16 that wait, each.
+pub(crate) const IN_HAND: usize = 2 * 32;
 
 /// How often a fault is repeated.
 pub(crate) fn rounds(short: usize) -> usize {

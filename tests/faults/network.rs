@@ -21,7 +21,7 @@ fn under_load(name: &str, fault: impl Fn(&mut Cluster, usize)) {
         return;
     };
     let mut workers: [Process; 2] = [cluster.site.ready_worker(), cluster.site.ready_worker()];
-    let mut producer = cluster.site.steady_stream("t", 8, 400, 10_000);
+    let mut producer = cluster.site.steady_stream("t", 4, 400, 10_000);
     for round in 0..rounds(4) {
         cluster.more_finished(50);
         fault(&mut cluster, round % 3);

@@ -17,7 +17,7 @@ fn kill_nodes(name: &str, setup: &Setup, among: usize) {
     };
     let mut killer = Killer::new();
     let mut workers = [cluster.site.ready_worker(), cluster.site.ready_worker()];
-    let mut producer = cluster.site.steady_stream("t", 8, 400, 10_000);
+    let mut producer = cluster.site.steady_stream("t", 4, 400, 10_000);
     for _ in 0..rounds(5) {
         cluster.more_finished(50);
         std::thread::sleep(killer.time(Duration::ZERO..Duration::from_millis(300)));
@@ -56,7 +56,7 @@ fn a_node_that_stands_still_holds_nobody_up() {
         return;
     };
     let mut workers = [cluster.site.ready_worker(), cluster.site.ready_worker()];
-    let mut producer = cluster.site.steady_stream("t", 8, 400, 10_000);
+    let mut producer = cluster.site.steady_stream("t", 4, 400, 10_000);
     cluster.more_finished(50);
     cluster.nodes[1].stop();
     cluster.more_accepted(100);
@@ -103,7 +103,7 @@ fn all_nodes_away_in_the_middle_refuse_and_lose_nothing() {
         return;
     };
     let mut workers = [cluster.site.ready_worker(), cluster.site.ready_worker()];
-    let mut producer = cluster.site.steady_stream("t", 8, 400, 10_000);
+    let mut producer = cluster.site.steady_stream("t", 4, 400, 10_000);
     for _ in 0..rounds(2) {
         cluster.more_finished(50);
         for node in &mut cluster.nodes {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use go_queue_tests::{Process, Report};
 
-use crate::cluster::{Cluster, Setup, assert_nothing_lost, rounds, stall};
+use crate::cluster::{Cluster, IN_HAND, Setup, assert_nothing_lost, rounds, stall};
 
 /// A load of short tasks on two workers.
 struct Load {
@@ -15,7 +15,7 @@ struct Load {
 impl Load {
     fn on(cluster: &mut Cluster) -> Self {
         let workers = [cluster.site.ready_worker(), cluster.site.ready_worker()];
-        let producer = cluster.site.steady_stream("t", 8, 400, 10_000);
+        let producer = cluster.site.steady_stream("t", 4, 400, 10_000);
         cluster.more_finished(50);
         Self { workers, producer }
     }
@@ -51,20 +51,39 @@ fn redis_killed_and_started_again_with_what_it_knew_repeats_nothing() {
     assert_eq!(report.repeated, 0, "{report}");
 }
 
-#[test]
-fn redis_that_stands_still_delays_tasks_and_repeats_nothing() {
-    let Some(mut cluster) = Cluster::start("redis-stopped", &Setup::default()) else {
-        return;
+/// Lets Redis stand still under load, and counts.
+#[track_caller]
+fn stand_still(name: &str, lease: &'static str) -> Option<Report> {
+    let setup = Setup {
+        lease,
+        ..Setup::default()
     };
+    let mut cluster = Cluster::start(name, &setup)?;
     let load = Load::on(&mut cluster);
     cluster.redis.stop();
     cluster.more_accepted(100);
     std::thread::sleep(stall());
     cluster.redis.cont();
     cluster.more_finished(100);
-    let report = load.end(&mut cluster);
+    Some(load.end(&mut cluster))
+}
+
+#[test]
+fn redis_that_stands_still_delays_tasks_and_repeats_nothing() {
+    let Some(report) = stand_still("redis-stopped", "120s") else {
+        return;
+    };
     report.assert_kept();
     assert_eq!(report.repeated, 0, "{report}");
+}
+
+#[test]
+fn redis_that_stands_still_for_longer_than_its_leases_repeats_only_what_was_in_hand() {
+    let Some(report) = stand_still("redis-stopped-long", "1s") else {
+        return;
+    };
+    assert_nothing_lost(&report);
+    assert!(report.repeated <= IN_HAND, "{report}");
 }
 
 #[test]
@@ -97,8 +116,7 @@ fn redis_emptied_under_load_loses_nothing_and_repeats_only_what_was_not_deleted_
     }
     let report = load.end(&mut cluster);
     assert_nothing_lost(&report);
-    // In hand of two workers are 16 that run and 16 that wait, on each of three nodes.
-    assert!(report.repeated <= flushes * 2 * 32 * 3, "{report}");
+    assert!(report.repeated <= flushes * IN_HAND * 3, "{report}");
 }
 
 #[test]
@@ -114,5 +132,5 @@ fn redis_started_again_without_memory_loses_nothing() {
     }
     let report = load.end(&mut cluster);
     assert_nothing_lost(&report);
-    assert!(report.repeated <= restarts * 2 * 32 * 3, "{report}");
+    assert!(report.repeated <= restarts * IN_HAND * 3, "{report}");
 }

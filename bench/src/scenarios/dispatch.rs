@@ -24,6 +24,7 @@ use crate::figures::Figures;
 use crate::lane;
 use crate::scenario::{Goal, Instructions, Medians, Row, Scenario};
 use crate::serve::Parameters;
+use crate::servers::NO_SERVERS;
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "dispatch",
@@ -71,6 +72,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
             limit: 410.0,
         },
     ],
+    servers: NO_SERVERS,
 };
 
 /// By CPU time: one thread works and never waits, so on an idle machine that is the wall time, and on a busy one it is

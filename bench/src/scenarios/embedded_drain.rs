@@ -14,6 +14,7 @@ use crate::figures::Figures;
 use crate::lane;
 use crate::scenario::{Goal, Medians, Row, Scenario};
 use crate::serve::Parameters;
+use crate::servers::NO_SERVERS;
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "embedded-drain",
@@ -28,6 +29,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     goals,
     work,
     instructions: &[],
+    servers: NO_SERVERS,
 };
 
 const FLOOR: &str = "floor: claim, decode, ack; 100,000";

@@ -18,6 +18,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::figures::{Figures, Stopwatch, count, percentile};
 use crate::scenario::{Goal, Medians, Row, Scenario};
 use crate::serve::Parameters;
+use crate::servers::NO_SERVERS;
 use crate::terminal::{fail, say};
 
 pub(crate) const SCENARIO: Scenario = Scenario {
@@ -31,6 +32,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     goals,
     work,
     instructions: &[],
+    servers: NO_SERVERS,
 };
 
 const NOW: &str = "send to start, one at a time";

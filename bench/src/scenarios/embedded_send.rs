@@ -12,6 +12,7 @@ use go_queue::time::Clock;
 use crate::figures::{Figures, Stopwatch, count};
 use crate::scenario::{Goal, Medians, Row, Scenario};
 use crate::serve::Parameters;
+use crate::servers::NO_SERVERS;
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "embedded-send",
@@ -25,6 +26,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     goals,
     work,
     instructions: &[],
+    servers: NO_SERVERS,
 };
 
 const CALLERS: &str = "64 awaiting callers";

@@ -20,6 +20,7 @@ use go_queue::time::{Clock, WallTime};
 use crate::figures::{Figures, Stopwatch, count, percentile};
 use crate::scenario::{Goal, Medians, Row, Scenario};
 use crate::serve::Parameters;
+use crate::servers::NO_SERVERS;
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "timers",
@@ -32,6 +33,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     goals,
     work,
     instructions: &[],
+    servers: NO_SERVERS,
 };
 
 fn goals(medians: &Medians) -> Vec<Goal> {

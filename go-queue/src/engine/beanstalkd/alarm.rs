@@ -86,7 +86,6 @@ mod exact {
     //! A timer of the system as a file descriptor.
 
     use std::io;
-    use std::os::fd::OwnedFd;
     use std::task::{Context, Poll};
     use std::time::Duration;
 
@@ -94,17 +93,17 @@ mod exact {
         Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
         timerfd_settime,
     };
-    use tokio::io::Interest;
-    use tokio::io::unix::AsyncFd;
+    use tokio::net::unix::pipe::Receiver;
 
+    /// The timer is no pipe, but it is read like one: eight bytes when it has rung. A plain `AsyncFd` cannot be made without `unsafe`.
     #[derive(Debug)]
-    pub(super) struct Exact(AsyncFd<OwnedFd>);
+    pub(super) struct Exact(Receiver);
 
     impl Exact {
         pub(super) fn new() -> io::Result<Self> {
             let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
             let fd = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-            Ok(Self(AsyncFd::with_interest(fd, Interest::READABLE)?))
+            Ok(Self(Receiver::from_owned_fd_unchecked(fd)?))
         }
 
         pub(super) fn arm(&self, after: Duration) -> io::Result<()> {
@@ -121,7 +120,7 @@ mod exact {
                 it_interval: zero,
                 it_value,
             };
-            timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &value)?;
+            timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &value)?;
             Ok(())
         }
 
@@ -130,13 +129,12 @@ mod exact {
                 let Poll::Ready(ready) = self.0.poll_read_ready(cx) else {
                     return Ok(false);
                 };
-                let mut ready = ready?;
-                let mut count = [0; 8];
-                let read = ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut count)?));
-                match read {
-                    Ok(read) => return read.map(|_| true),
+                ready?;
+                match self.0.try_read(&mut [0; 8]) {
+                    Ok(_) => return Ok(true),
                     // Rung before it was armed anew; now it waits for the next ring.
-                    Err(_would_block) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
                 }
             }
         }

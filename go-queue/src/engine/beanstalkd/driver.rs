@@ -24,6 +24,9 @@ use crate::time::{Clock, WallTime};
 /// So many answers may be outstanding: more would only wait at the node, where nobody can take them back.
 const WINDOW: usize = 1024;
 
+/// So many bytes are encoded ahead of the socket: what waits in the queue has no deadline yet, and can still go to another node.
+const BURST: usize = 256 << 10;
+
 /// The longest body in an answer: the server's own limit can be raised, and what it shows must still fit.
 const MAX_BODY: usize = 64 << 20;
 
@@ -175,7 +178,11 @@ impl Driver {
         driver
     }
 
-    fn push(&mut self, command: &Command<'_>, run: impl FnOnce() -> Run) -> Result<(), EncodeError> {
+    fn push(
+        &mut self,
+        command: &Command<'_>,
+        run: impl FnOnce() -> Run,
+    ) -> Result<(), EncodeError> {
         self.link.push(command, ())?;
         self.runs.push_back(run());
         Ok(())
@@ -214,10 +221,16 @@ impl Driver {
                 self.queue.extend(self.fresh.drain(..));
             }
         }
-        self.encode();
-        if let Poll::Ready(Err(error)) = self.link.poll_flush(cx) {
-            return Poll::Ready(Err(error.to_string()));
+        loop {
+            let more = !self.link.has_unwritten() && self.encode();
+            if let Poll::Ready(Err(error)) = self.link.poll_flush(cx) {
+                return Poll::Ready(Err(error.to_string()));
+            }
+            if !more || self.link.has_unwritten() {
+                break;
+            }
         }
+        self.refuse_what_waits_too_long();
         if self.closing && self.queue.is_empty() && self.runs.is_empty() {
             return self.leave(cx);
         }
@@ -329,14 +342,15 @@ impl Driver {
         })
     }
 
-    /// Encodes what waits, as far as the window goes.
-    fn encode(&mut self) {
+    /// Encodes what waits, as far as the window goes. Whether it stopped for the socket's sake.
+    fn encode(&mut self) -> bool {
         if self.queue.is_empty() {
-            return;
+            return false;
         }
         let now = self.settings.clock.now();
         let before = self.link.outstanding();
-        while self.link.outstanding() < WINDOW {
+        let mut bytes = 0;
+        while self.link.outstanding() < WINDOW && bytes < BURST {
             match self.queue.pop_front() {
                 None => break,
                 Some(Work::Ask { ask, reply, .. }) => self.encode_ask(&ask, reply),
@@ -347,7 +361,12 @@ impl Driver {
                     since,
                 }) => {
                     let room = u32::try_from(WINDOW - self.link.outstanding()).unwrap_or(u32::MAX);
-                    let until = to.min(from.saturating_add(room));
+                    let most = to.min(from.saturating_add(room));
+                    let mut until = from;
+                    while until < most && bytes < BURST {
+                        bytes += copies.jobs()[until as usize].body.len();
+                        until += 1;
+                    }
                     if until < to {
                         self.queue.push_front(Work::Put {
                             copies: copies.clone(),
@@ -361,7 +380,7 @@ impl Driver {
             }
         }
         self.promise(self.link.outstanding() - before);
-        self.refuse_what_waits_too_long();
+        bytes >= BURST
     }
 
     fn encode_puts(&mut self, copies: Arc<Copies>, from: u32, to: u32, now: WallTime) {

@@ -42,7 +42,11 @@ impl Figures {
             && self.thin.swap(false, Ordering::Relaxed)
         {
             let so_far = self.under_replicated.load(Ordering::Relaxed);
-            tracing::info!(replicas, so_far, "tasks are stored on all their nodes again");
+            tracing::info!(
+                replicas,
+                so_far,
+                "tasks are stored on all their nodes again"
+            );
         }
     }
 
@@ -51,7 +55,11 @@ impl Figures {
     }
 
     pub(super) fn undone(&self, harmless: bool) {
-        let counter = if harmless { &self.undone } else { &self.left_over };
+        let counter = if harmless {
+            &self.undone
+        } else {
+            &self.left_over
+        };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -227,12 +227,8 @@ impl Shared {
         for node in &self.nodes {
             node.close();
         }
-        let drivers = std::mem::take(
-            &mut *self
-                .drivers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        let drivers =
+            std::mem::take(&mut *self.drivers.lock().unwrap_or_else(PoisonError::into_inner));
         for driver in drivers {
             // It has a bound of its own; if it was ended by the run-time there is nothing to wait for.
             let _ = driver.await;

@@ -317,8 +317,7 @@ impl Node {
     /// Whether it is connected and takes jobs.
     pub(super) fn is_writable(&self, now: Instant) -> bool {
         let until = self.0.closed_for_writes.load(Ordering::Relaxed);
-        self.is_up()
-            && (until == 0 || millis(now.saturating_duration_since(self.0.born)) >= until)
+        self.is_up() && (until == 0 || millis(now.saturating_duration_since(self.0.born)) >= until)
     }
 
     /// Sends one command and waits for its answer.
@@ -525,4 +524,3 @@ impl Node {
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
-

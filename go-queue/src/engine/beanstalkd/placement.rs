@@ -98,6 +98,9 @@ mod tests {
             }
         }
         // 3000 each, with a deviation of about 35.
-        assert!(shares.iter().all(|n| (2700..3300).contains(n)), "{shares:?}");
+        assert!(
+            shares.iter().all(|n| (2700..3300).contains(n)),
+            "{shares:?}"
+        );
     }
 }

@@ -18,6 +18,9 @@ use crate::message::{Flags, Id, envelope, go_queue};
 use crate::name::{Name, Place};
 use crate::time::WallTime;
 
+/// So many messages of a slice are under way at a time: more would only wait in front of the nodes, and time out there.
+const CHUNK: usize = 1024;
+
 /// The producing side of the engine.
 #[derive(Debug)]
 pub(super) struct Publisher(pub(super) Arc<Shared>);
@@ -49,12 +52,23 @@ struct Twin {
 
 impl Shared {
     async fn publish(&self, slice: Vec<Outgoing>) -> Vec<Answer> {
+        if slice.len() <= CHUNK {
+            return self.publish_chunk(&slice).await;
+        }
+        let mut answers = Vec::with_capacity(slice.len());
+        for chunk in slice.chunks(CHUNK) {
+            answers.extend(self.publish_chunk(chunk).await);
+        }
+        answers
+    }
+
+    async fn publish_chunk(&self, slice: &[Outgoing]) -> Vec<Answer> {
         let now = self.clock.now();
         let mut answers: Vec<Option<Answer>> = Vec::with_capacity(slice.len());
         answers.resize_with(slice.len(), || None);
         let mut twins = Vec::new();
         let known = if slice.iter().any(|out| out.named) {
-            self.announce(&slice, now, &mut answers, &mut twins).await
+            self.announce(slice, now, &mut answers, &mut twins).await
         } else {
             HashMap::new()
         };

@@ -131,6 +131,7 @@ pub(super) fn open(
             stale: 0,
             newer_seen: None,
             quiet: false,
+            limit: 0,
             now: Instant::now(),
             wall: site.clock.now(),
             site,
@@ -171,6 +172,8 @@ pub(super) struct Desk {
     /// When an envelope of a later version was met last.
     pub(super) newer_seen: Option<Instant>,
     pub(super) quiet: bool,
+    /// How many deliveries a turn may hold: those that were in it, and the room.
+    limit: usize,
     pub(super) now: Instant,
     pub(super) wall: WallTime,
 }
@@ -178,7 +181,7 @@ pub(super) struct Desk {
 impl Desk {
     /// Hands out what is due, or keeps it until there is room.
     pub(super) fn hand_out(&mut self, parcel: Parcel, turn: &mut Turn) {
-        if self.ahead.is_empty() && turn.deliver.len() < turn.free {
+        if self.ahead.is_empty() && turn.deliver.len() < self.limit {
             turn.deliver.push(self.delivery(parcel));
         } else {
             self.ahead_since.get_or_insert(self.now);
@@ -231,6 +234,7 @@ impl TubeEnd {
     fn exchange(&mut self, cx: &mut Context<'_>, turn: &mut Turn) {
         self.desk.now = turn.now;
         self.desk.wall = self.desk.site.clock.now();
+        self.desk.limit = turn.deliver.len() + turn.free;
         self.settle(turn);
         if !turn.open && !self.desk.quiet {
             self.desk.quiet = true;
@@ -264,7 +268,7 @@ impl TubeEnd {
     }
 
     fn from_ahead(&mut self, turn: &mut Turn) {
-        while turn.deliver.len() < turn.free
+        while turn.deliver.len() < self.desk.limit
             && let Some(parcel) = self.desk.ahead.pop_front()
         {
             turn.deliver.push(self.desk.delivery(parcel));
@@ -349,7 +353,7 @@ impl TubeEnd {
         let ahead = self.desk.ahead.len();
         let asked: usize = self.nodes.iter().map(NodeEnd::coming).sum();
         let in_line: usize = self.nodes.iter().map(NodeEnd::in_line).sum();
-        let free = turn.free.saturating_sub(turn.deliver.len());
+        let free = self.desk.limit.saturating_sub(turn.deliver.len());
         let mut room = if self.desk.quiet {
             0
         } else {
@@ -444,7 +448,7 @@ impl Receive for TubeEnd {
 
     fn close(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Poll<Result<(), EngineError>> {
         turn.open = false;
-        turn.free = turn.deliver.len();
+        turn.free = 0;
         let bound = *self.closing.get_or_insert(turn.now + CLOSE);
         loop {
             self.exchange(cx, turn);

@@ -7,23 +7,25 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Shared;
+use super::codec::Answer;
 use super::copies::{Copies, Goal, Job, Standing};
-use super::node::{AskError, Ask, Node, Work};
+use super::node::{Ask, AskError, Node, Work};
 use super::placement::{NodeSet, choose};
-use crate::engine::beanstalkd::codec::Answer;
 
 /// So many messages of a slice go to the same nodes, where there are more nodes than replicas.
 const CHUNK: usize = 64;
 
-/// Bytes that one permit of the window stands for.
-const GRAIN: usize = 256;
+/// A job takes one permit of the window, and one more for each so many bytes.
+const GRAIN: usize = 8 << 10;
 
-/// The window of an engine: jobs that were handed over and not answered by all their nodes have at most so many bytes.
-const WINDOW: usize = 64 << 20;
+/// The window of an engine: so many jobs were handed over and are not answered by all their nodes. It is what holds callers back
+/// when a node is slower than the quorum: small enough for such a node to take all of it within its deadline, so that no copy is
+/// given up for want of time, and large enough for a node far away.
+const WINDOW: usize = 2048;
 
 /// The window of a new engine.
 pub(super) fn window() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(WINDOW / GRAIN))
+    Arc::new(Semaphore::new(WINDOW))
 }
 
 /// One copy of a job.
@@ -106,7 +108,7 @@ impl Shared {
     pub(crate) async fn store(&self, jobs: Vec<Job>, every: bool) -> Result<Placed, NotPlaced> {
         let writable = self.enough().await?;
         let size: usize = jobs.iter().map(|job| 1 + job.body.len() / GRAIN).sum();
-        let size = u32::try_from(size.min(WINDOW / GRAIN)).unwrap_or(u32::MAX);
+        let size = u32::try_from(size.min(WINDOW)).unwrap_or(u32::MAX);
         // Every node answers or is cut off in time, so that there is room again.
         let room = match self.window.clone().try_acquire_many_owned(size) {
             Ok(room) => room,

@@ -25,9 +25,10 @@ async fn reschedule(
     due: WallTime,
 ) -> Result<Rescheduled, EngineError> {
     let tasks = engine.tasks().expect("it has them");
-    let mut answers = tokio::time::timeout(super::BOUND, tasks.reschedule(vec![(task.clone(), due)]))
-        .await
-        .expect("in time");
+    let mut answers =
+        tokio::time::timeout(super::BOUND, tasks.reschedule(vec![(task.clone(), due)]))
+            .await
+            .expect("in time");
     answers.pop().expect("one answer")
 }
 
@@ -53,14 +54,20 @@ async fn a_revoked_task_is_gone_from_every_node() {
         let engine = open_with(config.clone(), with).await;
         let task = id_of(&send(&engine, later(hours(1))).await.expect("stored"));
         until("the last copy", async || jobs(&servers).await == [1, 1, 1]).await;
-        assert_eq!(revoke(&engine, &task).await.expect("told"), Revoked::Revoked);
+        assert_eq!(
+            revoke(&engine, &task).await.expect("told"),
+            Revoked::Revoked
+        );
         let left: u64 = jobs(&servers).await.iter().sum();
         // A copy that was written behind is not named in the id; the mark stops it.
         assert!(left <= u64::from(notes.is_some()), "{left} copies are left");
         if let Some(notes) = &notes {
             assert_eq!(notes.of(task.id()), Some(Note::Revoked));
         }
-        assert_eq!(revoke(&engine, &task).await.expect("told"), Revoked::Unknown);
+        assert_eq!(
+            revoke(&engine, &task).await.expect("told"),
+            Revoked::Unknown
+        );
     }
 }
 
@@ -74,7 +81,10 @@ async fn with_a_store_a_task_is_revoked_also_on_a_node_that_is_away() {
     for server in &mut servers[..2] {
         server.kill();
     }
-    assert_eq!(revoke(&engine, &task).await.expect("told"), Revoked::Revoked);
+    assert_eq!(
+        revoke(&engine, &task).await.expect("told"),
+        Revoked::Revoked
+    );
     assert_eq!(notes.of(task.id()), Some(Note::Revoked), "the tombstone");
 
     let engine = open(config).await;
@@ -97,12 +107,19 @@ async fn what_the_store_knows_is_the_answer() {
         notes.set(task.id(), note.clone());
         assert_eq!(revoke(&engine, &task).await.expect("told"), revoked);
         assert_eq!(reschedule(&engine, &task, due).await.expect("told"), moved);
-        assert_eq!(notes.of(task.id()), Some(note), "nothing was changed by asking");
+        assert_eq!(
+            notes.of(task.id()),
+            Some(note),
+            "nothing was changed by asking"
+        );
     }
     let mut never = send(&engine, later(hours(1))).await.expect("stored");
     never.id = Id::unique();
     let never = id_of(&never);
-    assert_eq!(revoke(&engine, &never).await.expect("told"), Revoked::Unknown);
+    assert_eq!(
+        revoke(&engine, &never).await.expect("told"),
+        Revoked::Unknown
+    );
     assert_eq!(
         reschedule(&engine, &never, due).await.expect("told"),
         Rescheduled::Unknown
@@ -150,9 +167,16 @@ async fn a_task_in_the_hands_of_a_worker_is_running() {
         .await
         .expect("connects");
     worker.push(&Command::ReserveJob(1), ()).expect("valid");
-    std::future::poll_fn(|cx| worker.poll_flush(cx)).await.expect("writes");
-    std::future::poll_fn(|cx| worker.poll_answer(cx)).await.expect("has it");
-    assert_eq!(revoke(&engine, &task).await.expect("told"), Revoked::Running);
+    std::future::poll_fn(|cx| worker.poll_flush(cx))
+        .await
+        .expect("writes");
+    std::future::poll_fn(|cx| worker.poll_answer(cx))
+        .await
+        .expect("has it");
+    assert_eq!(
+        revoke(&engine, &task).await.expect("told"),
+        Revoked::Running
+    );
     let now = Clock::system().now();
     assert_eq!(
         reschedule(&engine, &task, now).await.expect("told"),
@@ -177,9 +201,15 @@ async fn a_job_that_has_the_number_of_a_lost_one_is_left_alone() {
         }
     };
     assert_eq!(lost.token(), stays.token(), "numbers begin anew");
-    assert_eq!(revoke(&engine, &lost).await.expect("told"), Revoked::Unknown);
+    assert_eq!(
+        revoke(&engine, &lost).await.expect("told"),
+        Revoked::Unknown
+    );
     assert_eq!(server.jobs().await, 1);
-    assert_eq!(revoke(&engine, &stays).await.expect("told"), Revoked::Revoked);
+    assert_eq!(
+        revoke(&engine, &stays).await.expect("told"),
+        Revoked::Revoked
+    );
 }
 
 #[tokio::test]
@@ -207,7 +237,10 @@ async fn a_task_is_moved_both_ways_and_found_again() {
                 continue;
             };
             let message = envelope::open(body).expect("opens").message;
-            if message.id == task.id() && message.due <= due && message.due.since(WallTime::EPOCH) > Duration::ZERO {
+            if message.id == task.id()
+                && message.due <= due
+                && message.due.since(WallTime::EPOCH) > Duration::ZERO
+            {
                 seen += 1;
             }
         }
@@ -235,7 +268,9 @@ async fn what_cannot_be_moved_stays_where_it_is() {
         // The node takes no more jobs, so that the new copies are too few.
         engine.0.nodes[1].close_for_writes(Duration::from_secs(3600));
         let due = Clock::system().now().saturating_add(hours(2));
-        let error = reschedule(&engine, &task, due).await.expect_err("too few nodes");
+        let error = reschedule(&engine, &task, due)
+            .await
+            .expect_err("too few nodes");
         assert!(error.is_transient(), "{error}");
         assert_eq!(jobs(&servers).await, [before[0] + 1, before[1] + 1]);
         if let Some(notes) = &notes {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{Beanstalkd, Config};
 use crate::dedup::Marks;
-use crate::engine::{Engine, Outgoing, Published, PublishError, TaskId, DEFAULT_PRIORITY};
+use crate::engine::{DEFAULT_PRIORITY, Engine, Outgoing, PublishError, Published, TaskId};
 use crate::message::{Body, ContentType, Flags, Id};
 use crate::name::{Name, Place};
 use crate::time::{Clock, WallTime};

@@ -111,7 +111,10 @@ async fn a_stopped_node_is_cut_off_at_the_deadline() {
     server.stop();
     let asked = tokio::time::timeout(super::BOUND, node.ask_all(vec![Ask::Stats; 3]));
     for answer in asked.await.expect("in time") {
-        assert!(matches!(answer, Err(AskError::Unknown { .. })), "{answer:?}");
+        assert!(
+            matches!(answer, Err(AskError::Unknown { .. })),
+            "{answer:?}"
+        );
     }
     assert!(!node.is_up());
     server.go_on();

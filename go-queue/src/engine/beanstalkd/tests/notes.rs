@@ -48,19 +48,14 @@ impl Notes {
             Some(Note::Done) => Marked::Done,
             Some(Note::Announced(_) | Note::NotBefore(_)) | None => Marked::Stored(None),
         };
-        let waits = !matches!(
-            note,
-            Some(Note::Revoked | Note::Running | Note::Done)
-        );
+        let waits = !matches!(note, Some(Note::Revoked | Note::Running | Note::Done));
         let new = match (mark.what, &note) {
-            (
-                MarkWhat::Announce { token },
-                None | Some(Note::Announced(_) | Note::Revoked),
-            ) => Some(Note::Announced(token)),
-            (
-                MarkWhat::Stored { place },
-                None | Some(Note::Announced(_) | Note::Stored(_)),
-            ) => Some(Note::Stored(place)),
+            (MarkWhat::Announce { token }, None | Some(Note::Announced(_) | Note::Revoked)) => {
+                Some(Note::Announced(token))
+            }
+            (MarkWhat::Stored { place }, None | Some(Note::Announced(_) | Note::Stored(_))) => {
+                Some(Note::Stored(place))
+            }
             (MarkWhat::Withdraw { token }, Some(Note::Announced(known))) if token == *known => None,
             (MarkWhat::Withdraw { .. } | MarkWhat::Forget | MarkWhat::Replay, None)
             | (MarkWhat::Forget, Some(Note::Revoked | Note::NotBefore(_))) => None,
@@ -81,9 +76,7 @@ impl Marks for Notes {
         let away = self.away.load(Ordering::Relaxed);
         let marked = marks.into_iter().map(|mark| {
             if away {
-                Err(StoreDown {
-                    why: "away".into(),
-                })
+                Err(StoreDown { why: "away".into() })
             } else {
                 Ok(self.one(mark))
             }

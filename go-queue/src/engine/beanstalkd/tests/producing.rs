@@ -110,8 +110,10 @@ async fn a_node_that_comes_back_is_used_within_two_seconds() {
         assert!(
             matches!(
                 error,
-                PublishError::UnderReplicated { maybe_stored: false, .. }
-                    | PublishError::UnderReplicated { confirmed: 1, .. }
+                PublishError::UnderReplicated {
+                    maybe_stored: false,
+                    ..
+                } | PublishError::UnderReplicated { confirmed: 1, .. }
             ),
             "{error:?}"
         );
@@ -158,15 +160,29 @@ async fn a_task_too_large_is_refused_before_a_byte_leaves_and_the_rest_goes_on()
     let engine = open(Config::new([small.endpoint()])).await;
     let mut huge = task(&[0; 65_536]);
     huge.body = Body::pack(b"", b"", &[7; 65_535]);
-    let answers = send_all(&engine, vec![task(b"a"), huge, task(&[1; 2000]), task(b"b")]).await;
+    let answers = send_all(
+        &engine,
+        vec![task(b"a"), huge, task(&[1; 2000]), task(b"b")],
+    )
+    .await;
     assert!(answers[0].is_ok() && answers[3].is_ok(), "{answers:?}");
     assert!(
-        matches!(answers[1], Err(PublishError::TooLarge { limit: 65_535, .. })),
+        matches!(
+            answers[1],
+            Err(PublishError::TooLarge { limit: 65_535, .. })
+        ),
         "{:?}",
         answers[1]
     );
     assert!(
-        matches!(answers[2], Err(PublishError::TooLarge { size: 2043, limit: 1000, .. })),
+        matches!(
+            answers[2],
+            Err(PublishError::TooLarge {
+                size: 2043,
+                limit: 1000,
+                ..
+            })
+        ),
         "the limit of the node: {:?}",
         answers[2]
     );
@@ -222,6 +238,34 @@ async fn many_callers_at_once_each_get_their_own_answer() {
         }
     }
     assert_eq!(total(&servers).await, 64 * 50 * 3);
+}
+
+#[tokio::test]
+async fn while_all_nodes_are_healthy_no_copy_is_given_up_however_much_is_sent() {
+    let servers = servers(3);
+    let mut config = config(&servers);
+    // Of the size of one node's share of the window, on a busy machine.
+    config.deadline = Duration::from_secs(2);
+    let engine = open_with(config, Some(Notes::new())).await;
+    // One node is slower than the quorum: it gets its copies behind the answers.
+    let slices = (0..8).map(|_| {
+        let engine = engine.clone();
+        #[expect(clippy::disallowed_methods, reason = "it is waited for")]
+        tokio::spawn(async move {
+            let slice = (0..4000).map(|_| task(&[0; 300])).collect();
+            send_all(&engine, slice).await
+        })
+    });
+    for slice in slices.collect::<Vec<_>>() {
+        let answers = slice.await.expect("no caller fails");
+        assert!(answers.iter().all(Result::is_ok));
+    }
+    until("the last copies", async || total(&servers).await == 96_000).await;
+    let replication = engine.replication();
+    assert_eq!(
+        (replication.missed_behind, replication.under_replicated),
+        (0, 0)
+    );
 }
 
 #[tokio::test]
@@ -359,7 +403,13 @@ async fn a_named_task_that_is_not_stored_gives_its_name_back() {
     notes.away.store(true, std::sync::atomic::Ordering::Relaxed);
     let error = send(&engine, out).await.expect_err("nobody knows the name");
     assert!(
-        matches!(error, PublishError::Unavailable { maybe_stored: false, .. }),
+        matches!(
+            error,
+            PublishError::Unavailable {
+                maybe_stored: false,
+                ..
+            }
+        ),
         "{error}"
     );
 }
@@ -369,7 +419,7 @@ async fn closing_writes_what_was_handed_over_and_refuses_the_rest() {
     let server = Server::start();
     let engine = open(Config::new([server.endpoint()])).await;
     let publisher = engine.publisher();
-    let mut sending = publisher.publish((0..3000).map(|_| task(b"x")).collect());
+    let mut sending = publisher.publish((0..1000).map(|_| task(b"x")).collect());
     let polled =
         std::future::poll_fn(|cx| std::task::Poll::Ready(sending.as_mut().poll(cx).is_ready()));
     assert!(!polled.await, "on its way");
@@ -377,9 +427,11 @@ async fn closing_writes_what_was_handed_over_and_refuses_the_rest() {
         .await
         .expect("in time")
         .expect("closes");
-    let answers = tokio::time::timeout(super::BOUND, sending).await.expect("answered");
+    let answers = tokio::time::timeout(super::BOUND, sending)
+        .await
+        .expect("answered");
     assert!(answers.iter().all(Result::is_ok));
-    assert_eq!(server.jobs().await, 3000);
+    assert_eq!(server.jobs().await, 1000);
     let error = send(&engine, task(b"x")).await.expect_err("closed");
     assert!(matches!(error, PublishError::Closed { .. }), "{error}");
 }

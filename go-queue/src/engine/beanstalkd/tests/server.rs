@@ -103,10 +103,9 @@ impl Server {
             used: Some(super::TUBE.as_str().into()),
             watched: Some(super::TUBE.as_str().into()),
         };
-        let mut link: Link<()> =
-            Link::dial(self.endpoint().into(), tubes, super::BOUND, 1 << 20)
-                .await
-                .expect("connects");
+        let mut link: Link<()> = Link::dial(self.endpoint().into(), tubes, super::BOUND, 1 << 20)
+            .await
+            .expect("connects");
         link.push(command, ()).expect("valid");
         std::future::poll_fn(|cx| link.poll_flush(cx))
             .await

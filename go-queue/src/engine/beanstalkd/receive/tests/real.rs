@@ -35,6 +35,29 @@ async fn tasks_come_in_order_as_they_were_sent_and_go_when_acknowledged() {
 }
 
 #[tokio::test]
+async fn room_is_for_deliveries_beside_those_that_the_turn_holds_already() {
+    let node = Node::start();
+    node.put_all((0..20).map(|n| n.to_string())).await;
+    let mut hand = Hand::new(site(&[&node.endpoint()]));
+    let driven = poll_fn(|cx| {
+        loop {
+            hand.turn.now = Instant::now();
+            hand.turn.free = (20 - hand.turn.deliver.len()).min(3);
+            let before = hand.turn.deliver.len();
+            let answer = hand.end.turn(cx, &mut hand.turn);
+            assert!(hand.turn.deliver.len() - before <= hand.turn.free);
+            if hand.turn.deliver.len() == 20 {
+                return Poll::Ready(());
+            }
+            if answer.is_pending() {
+                return Poll::Pending;
+            }
+        }
+    });
+    tokio::time::timeout(BOUND, driven).await.expect("all come");
+}
+
+#[tokio::test]
 async fn three_nodes_are_served_together() {
     let nodes = [Node::start(), Node::start(), Node::start()];
     for (n, node) in nodes.iter().enumerate() {
