@@ -205,16 +205,13 @@ impl Session {
             touched: now,
             state: State::Out,
         });
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.jobs[slot as usize] = job;
-                slot
-            }
-            None => {
-                self.jobs.push(job);
-                // Bounded by the most in hand on one connection.
-                u32::try_from(self.jobs.len() - 1).unwrap_or(u32::MAX)
-            }
+        let slot = if let Some(slot) = self.free.pop() {
+            self.jobs[slot as usize] = job;
+            slot
+        } else {
+            self.jobs.push(job);
+            // Bounded by the most in hand on one connection.
+            u32::try_from(self.jobs.len() - 1).unwrap_or(u32::MAX)
         };
         Receipt {
             epoch: self.epoch,

@@ -506,3 +506,40 @@ async fn without_a_place_for_letters_a_dead_job_is_buried_where_it_is() {
     hand.empty().await;
     assert_eq!(node.count("current-jobs-buried").await, 1);
 }
+
+#[tokio::test]
+async fn zz_lateness() {
+    let node = Node::start();
+    let mut hand = Hand::new(Site {
+        claimed: true,
+        ..site(&[&node.endpoint()])
+    });
+    let base = Clock::system().now();
+    let mut jobs = Vec::new();
+    for n in 0..2000_u64 {
+        let due = base.saturating_add(Duration::from_micros(1_500_000 + (n * 7919 % 2000) * 2500));
+        let rest = due.since(Clock::system().now());
+        jobs.push((
+            u32::try_from(rest.as_secs()).unwrap(),
+            60,
+            body_due(due, b"x"),
+        ));
+    }
+    node.put(&jobs).await;
+    let mut late = Vec::new();
+    while late.len() < 2000 {
+        hand.until("x", 64, |hand| !hand.got.is_empty()).await;
+        let now = Clock::system().now();
+        let got = std::mem::take(&mut hand.got);
+        for d in &got {
+            assert!(d.message.due <= now);
+            late.push(now.since(d.message.due));
+        }
+        hand.ack(&got);
+    }
+    late.sort();
+    println!(
+        "LATE p50 {:?} p99 {:?} max {:?}",
+        late[1000], late[1980], late[1999]
+    );
+}
