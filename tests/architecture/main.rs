@@ -253,6 +253,20 @@ mod layer_rules {
     }
 
     #[test]
+    fn a_module_of_the_crates_name_is_not_the_crate() {
+        taken(
+            "engine/memory/tasks.rs",
+            "use crate::message::{Id, go_queue}; fn f() { go_queue::id() }",
+        );
+        refused(
+            "message/mod.rs",
+            "use crate::engine::go_queue; fn f() { go_queue::id() }",
+            1,
+            "L1 (engine)",
+        );
+    }
+
+    #[test]
     fn every_use_of_a_group_is_seen() {
         refused(
             "pipeline/mod.rs",

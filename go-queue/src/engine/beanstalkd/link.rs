@@ -168,11 +168,6 @@ impl<T> Link<T> {
         self.written < self.output.len()
     }
 
-    /// The words of the answers that are still to come, the next first. For the last look before the link is dropped.
-    pub(crate) fn abandoned(self) -> impl Iterator<Item = T> {
-        self.expected.into_iter().map(|(_, word)| word)
-    }
-
     /// Writes what has gathered. `Pending`: the socket is full, and wakes.
     ///
     /// # Errors

@@ -242,7 +242,7 @@ impl TubeEnd {
         if self.desk.quiet {
             self.hand_back();
         }
-        self.from_ahead(turn);
+        self.drain_ahead(turn);
         self.ring(turn);
         let count = self.nodes.len();
         for step in 0..count {
@@ -267,7 +267,7 @@ impl TubeEnd {
         }
     }
 
-    fn from_ahead(&mut self, turn: &mut Turn) {
+    fn drain_ahead(&mut self, turn: &mut Turn) {
         while turn.deliver.len() < self.desk.limit
             && let Some(parcel) = self.desk.ahead.pop_front()
         {

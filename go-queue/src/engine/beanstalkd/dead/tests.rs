@@ -1,8 +1,9 @@
 //! Dead letters on real nodes, with a real Redis.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command as Process, Stdio};
+use std::task::Poll;
 
 use tokio::time::{Instant, timeout};
 
@@ -165,7 +166,7 @@ impl Fleet {
         answers[0].verdict
     }
 
-    fn letter(&self, id: u128) -> Letter {
+    fn letter(id: u128) -> Letter {
         let body = Body::pack(b"", b"", b"{}");
         let parts = crate::message::envelope::Parts {
             id: Id(id),
@@ -194,7 +195,7 @@ impl Fleet {
     }
 
     async fn keep(&self, ids: &[u128]) -> Vec<Result<(), EngineError>> {
-        let letters = ids.iter().map(|id| self.letter(*id)).collect();
+        let letters = ids.iter().map(|id| Self::letter(*id)).collect();
         within(LetterWriter::keep(self.dead(), letters)).await
     }
 }
@@ -458,7 +459,7 @@ async fn one_node_without_a_store_keeps_its_letters_itself() {
         priority: 1,
         delay: 0,
         ttr: TTR,
-        body: record::encode(&fleet.letter(4), 65_535),
+        body: record::encode(&Fleet::letter(4), 65_535),
     };
     node.ask(astray).await.expect("stored");
     let letters = fleet.list().await;

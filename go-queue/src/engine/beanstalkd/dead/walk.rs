@@ -73,14 +73,13 @@ impl Shared {
 async fn walk(node: &Node, tube: &Name) -> Result<Vec<(u64, bytes::Bytes)>, EngineError> {
     let what = || format!("look through `{tube}`");
     let failed = |error: super::super::node::AskError| error.engine(what());
-    let stats = match node
+    let stats = node
         .ask(Ask::StatsTube(tube.clone()))
         .await
-        .map_err(failed)?
-    {
-        Answer::Stats(text) => text,
+        .map_err(failed)?;
+    let Answer::Stats(stats) = stats else {
         // A tube without jobs is none.
-        _ => return Ok(Vec::new()),
+        return Ok(Vec::new());
     };
     let number = |field| -> u64 {
         stat(&stats, field)
