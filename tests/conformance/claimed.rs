@@ -48,7 +48,13 @@ impl Engine for Claimed {
     ) -> BoxFuture<'a, Result<Box<dyn Receive>, EngineError>> {
         Box::pin(async move {
             Ok(Box::new(End {
-                inner: self.engine.subscribe(to).await?,
+                inner: self
+                    .engine
+                    .subscribe(&Subscribe {
+                        claimed: true,
+                        ..to.clone()
+                    })
+                    .await?,
                 turn: Turn::new(Instant::now()),
                 claims: (self.claims)(to),
                 asks: Vec::new(),

@@ -71,6 +71,7 @@ impl SubscriptionPlan {
             drain,
             start: self.settings.offset.value,
             label: self.about.handler.clone(),
+            claimed: self.claims.is_some(),
         }
     }
 
