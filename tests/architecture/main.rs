@@ -253,6 +253,21 @@ mod layer_rules {
     }
 
     #[test]
+    fn a_module_with_the_name_of_the_crate_is_that_module() {
+        taken(
+            "engine/memory/mod.rs",
+            "use crate::message::go_queue; fn f() { go_queue::open() }",
+        );
+        refused(
+            "engine/memory/mod.rs",
+            "use crate::app::go_queue; fn f() { go_queue::open() }",
+            1,
+            "L4 (app)",
+        );
+        refused("message/mod.rs", "fn f() { go_queue::open() }", 1, "root");
+    }
+
+    #[test]
     fn every_use_of_a_group_is_seen() {
         refused(
             "pipeline/mod.rs",

@@ -297,10 +297,19 @@ impl Walk<'_> {
         next.max(at + 1)
     }
 
+    /// Whether a path into this crate that ends in this name stands before.
+    fn imports(&self, name: &str) -> bool {
+        self.file.paths.iter().any(|path| {
+            path.segments.len() > 1 && path.segments.last().is_some_and(|last| last == name)
+        })
+    }
+
     /// Notes a path if it is one into this crate.
     fn name(&mut self, segments: &[String], line: usize, called_macro: bool) {
         let mut rest = segments;
         let mut base = match rest.first().map(String::as_str) {
+            // The crate, unless a module of that name was imported: then the import was looked at.
+            Some("go_queue") if self.imports("go_queue") => return,
             Some("crate" | "go_queue") => {
                 rest = &rest[1..];
                 Vec::new()
