@@ -11,5 +11,12 @@ pub mod delivery {}
 #[doc = include_str!("../docs/ARCHITECTURE.md")]
 pub mod architecture {}
 
+#[doc = "[migrating]: crate::guide::migrating_from_go"]
+#[doc = ""]
 #[doc = include_str!("../docs/wire.md")]
 pub mod wire {}
+
+#[doc = "[wire]: crate::guide::wire"]
+#[doc = ""]
+#[doc = include_str!("../docs/migrating-from-go.md")]
+pub mod migrating_from_go {}

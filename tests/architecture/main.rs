@@ -253,18 +253,17 @@ mod layer_rules {
     }
 
     #[test]
-    fn a_module_with_the_name_of_the_crate_is_that_module() {
+    fn a_module_of_the_crates_name_is_not_the_crate() {
         taken(
-            "engine/memory/mod.rs",
-            "use crate::message::go_queue; fn f() { go_queue::open() }",
+            "engine/memory/tasks.rs",
+            "use crate::message::{Id, go_queue}; fn f() { go_queue::id() }",
         );
         refused(
-            "engine/memory/mod.rs",
-            "use crate::app::go_queue; fn f() { go_queue::open() }",
+            "message/mod.rs",
+            "use crate::engine::go_queue; fn f() { go_queue::id() }",
             1,
-            "L4 (app)",
+            "L1 (engine)",
         );
-        refused("message/mod.rs", "fn f() { go_queue::open() }", 1, "root");
     }
 
     #[test]

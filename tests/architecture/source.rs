@@ -128,6 +128,7 @@ impl SourceFile {
             file: &mut file,
             module,
             children,
+            hides_crate: false,
         }
         .tokens(&tokens);
         Ok(file)
@@ -154,7 +155,12 @@ struct Walk<'a> {
     module: Vec<String>,
     /// The modules that can be named without a prefix here.
     children: BTreeSet<String>,
+    /// A module of the crate's own name was imported: that is what the name means from here on.
+    hides_crate: bool,
 }
+
+/// The name of the crate, which is one of its modules' too.
+const CRATE: &str = "go_queue";
 
 impl Walk<'_> {
     fn tokens(&mut self, tokens: &[TokenTree]) {
@@ -229,6 +235,8 @@ impl Walk<'_> {
             }
             if !grouped && line > 0 {
                 self.name(&segments, line, false);
+                self.hides_crate |=
+                    segments.len() > 1 && segments.last().is_some_and(|it| it == CRATE);
             }
         }
     }
@@ -297,20 +305,15 @@ impl Walk<'_> {
         next.max(at + 1)
     }
 
-    /// Whether a path into this crate that ends in this name stands before.
-    fn imports(&self, name: &str) -> bool {
-        self.file.paths.iter().any(|path| {
-            path.segments.len() > 1 && path.segments.last().is_some_and(|last| last == name)
-        })
-    }
-
     /// Notes a path if it is one into this crate.
     fn name(&mut self, segments: &[String], line: usize, called_macro: bool) {
         let mut rest = segments;
         let mut base = match rest.first().map(String::as_str) {
-            // The crate, unless a module of that name was imported: then the import was looked at.
-            Some("go_queue") if self.imports("go_queue") => return,
-            Some("crate" | "go_queue") => {
+            Some("crate") => {
+                rest = &rest[1..];
+                Vec::new()
+            }
+            Some(CRATE) if !self.hides_crate => {
                 rest = &rest[1..];
                 Vec::new()
             }

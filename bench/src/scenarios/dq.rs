@@ -139,15 +139,16 @@ impl Cluster {
 
     /// Puts a backlog there, and returns when all its replicas are.
     pub(super) async fn fill(&self, tasks: u64) -> Result<(), String> {
-        let producer = self.producer("").await?;
+        let replicas = self.nodes.len().min(3) as u64;
+        let all = format!("write_quorum: {replicas}");
+        let producer = self.producer(&all).await?;
         let sent = producer
             .send_all((0..tasks).map(|user| MAILS.now(mail(user))))
             .await;
         for result in sent {
             result.map_err(|error| error.to_string())?;
         }
-        let replicas = self.nodes.len().min(3) as u64;
-        self.until_jobs(tasks * replicas)
+        self.until_jobs(tasks * replicas, Duration::from_mins(1))
     }
 
     /// Runs a backlog that is there with a worker of ours. Ends when the last task has run and no node holds a replica any more.
@@ -168,7 +169,7 @@ impl Cluster {
                 RAN.load(Ordering::Relaxed)
             ));
         }
-        tokio::task::block_in_place(|| self.until_jobs(0))?;
+        tokio::task::block_in_place(|| self.until_jobs(0, Duration::from_mins(1)))?;
         let figures = watch.figures(tasks)?;
         let stopped = running.stop(Duration::from_secs(10)).await;
         stopped.map_err(|error| format!("{error:?}"))?;
@@ -182,8 +183,8 @@ impl Cluster {
         self.nodes.iter().map(jobs).sum()
     }
 
-    /// Returns when the nodes hold so many jobs together.
-    pub(super) fn until_jobs(&self, wanted: u64) -> Result<(), String> {
+    /// Returns when the nodes hold so many jobs together; an error if they do not in time.
+    pub(super) fn until_jobs(&self, wanted: u64, within: Duration) -> Result<(), String> {
         let mut nodes = Vec::new();
         for node in &self.nodes {
             nodes.push(Connection::open(node)?);
@@ -197,8 +198,8 @@ impl Cluster {
             if jobs == wanted {
                 return Ok(());
             }
-            if began.elapsed() > Duration::from_mins(1) {
-                return Err(format!("{jobs} jobs after a minute, not {wanted}"));
+            if began.elapsed() > within {
+                return Err(format!("{jobs} jobs after {within:?}, not {wanted}"));
             }
             sleep(Duration::from_millis(1));
         }

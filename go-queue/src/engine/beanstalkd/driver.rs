@@ -148,10 +148,18 @@ struct Driver {
     said: Vec<(u32, PutOutcome)>,
     /// Work is waiting, and the other tasks have had a turn to add to it.
     gathered: bool,
-    /// The engine closes.
-    closing: bool,
+    life: Life,
+}
+
+/// How far the end of the connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    /// Work is taken.
+    Open,
+    /// The engine closes: what was taken is done first.
+    Closing,
     /// This half of the connection is being closed.
-    leaving: bool,
+    Leaving,
 }
 
 impl Driver {
@@ -168,8 +176,7 @@ impl Driver {
             used: None,
             said: Vec::new(),
             gathered: false,
-            closing: false,
-            leaving: false,
+            life: Life::Open,
             settings,
         };
         // A command without parameters is always valid.
@@ -207,7 +214,7 @@ impl Driver {
 
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
         self.read(cx)?;
-        if !self.closing {
+        if self.life == Life::Open {
             if !self.gathered && self.node.has_work(cx.waker()) {
                 // Whoever is ready to run may have more for the same write: the callers that the answers above have woken, for
                 // example. This task goes to the end of the queue and is back when they have had their turn.
@@ -217,7 +224,9 @@ impl Driver {
             }
             self.gathered = false;
             if let Some(closing) = self.node.take(&mut self.fresh, cx.waker()) {
-                self.closing = closing;
+                if closing {
+                    self.life = Life::Closing;
+                }
                 self.queue.extend(self.fresh.drain(..));
             }
         }
@@ -231,7 +240,7 @@ impl Driver {
             }
         }
         self.refuse_what_waits_too_long();
-        if self.closing && self.queue.is_empty() && self.runs.is_empty() {
+        if self.life != Life::Open && self.queue.is_empty() && self.runs.is_empty() {
             return self.leave(cx);
         }
         if self.watch(cx) {
@@ -252,7 +261,9 @@ impl Driver {
                     }
                 }
                 // While closing, the node closes its half when it has answered everything.
-                Poll::Ready(Err(LinkError::Closed)) if self.closing && self.runs.is_empty() => {
+                Poll::Ready(Err(LinkError::Closed))
+                    if self.life != Life::Open && self.runs.is_empty() =>
+                {
                     break Ok(());
                 }
                 Poll::Ready(Err(error)) => break Err(error.to_string()),
@@ -488,8 +499,8 @@ impl Driver {
 
     /// Everything is done: this half is closed, and the node closes the other.
     fn leave(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
-        if !self.leaving {
-            self.leaving = true;
+        if self.life != Life::Leaving {
+            self.life = Life::Leaving;
             self.sleep
                 .as_mut()
                 .reset(Instant::now() + self.settings.deadline);

@@ -26,6 +26,13 @@ pub(super) const DRAINING: Duration = Duration::from_secs(30);
 pub(super) const FULL: Duration = Duration::from_secs(1);
 
 /// One command to a node, with everything it takes, as a value that can wait.
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "the whole of the protocol, so that the parts of the engine need not come back here"
+    )
+)]
 #[derive(Clone, Debug)]
 pub(crate) enum Ask {
     /// Stores a job.

@@ -23,11 +23,6 @@ impl NodeSet {
         self.0 == 0
     }
 
-    /// Whether this node is in it.
-    pub(crate) fn has(self, index: usize) -> bool {
-        self.0 & (1 << index) != 0
-    }
-
     /// Both.
     #[must_use]
     pub(crate) fn with(self, other: Self) -> Self {

@@ -18,7 +18,8 @@ use super::receive::{Desk, Framing};
 use crate::delivery::{How, Receipt};
 use crate::engine::{DEFAULT_PRIORITY, Turn};
 use crate::message::envelope::{self, Closed, OpenError, Opened};
-use crate::message::{Flags, Id, Message, go_queue};
+use crate::message::go_queue::open as open_go_queue;
+use crate::message::{Flags, Id, Message};
 use crate::time::WallTime;
 
 /// A connection that is silent for longer may lose the timers of its jobs on the server.
@@ -775,7 +776,7 @@ impl Session {
 fn open(framing: Framing, body: Bytes) -> Result<Opened, Closed> {
     match framing {
         Framing::Native => envelope::open(body),
-        Framing::GoQueue { .. } => go_queue::open(body),
+        Framing::GoQueue { .. } => open_go_queue(body),
     }
 }
 

@@ -353,11 +353,11 @@ impl Shared {
         let Some((_, body)) = found.waits.first() else {
             return Ok(Rescheduled::Unknown);
         };
-        let takes = found.waits.iter();
-        let takes = takes.map(|(copy, _)| (copy.node, Ask::ReserveJob(copy.job)));
+        let waiting = found.waits.iter();
+        let asks = waiting.map(|(copy, _)| (copy.node, Ask::ReserveJob(copy.job)));
         let mut taken = Vec::new();
         let mut error = None;
-        for ((copy, _), answer) in found.waits.iter().zip(self.ask_nodes(takes).await) {
+        for ((copy, _), answer) in found.waits.iter().zip(self.ask_nodes(asks).await) {
             match answer {
                 Ok(Answer::Reserved { .. }) => taken.push(*copy),
                 Ok(_) => {}

@@ -361,19 +361,19 @@ impl<'a> Visit<'a> {
             self.store().await?;
             self.lock().await?;
             self.delete().await?;
-            if !self.hand.is_empty() {
-                // A replica elsewhere, or a store that is away.
-                let only_twins = self.hand.iter().all(|job| job.stage == Stage::New);
-                let pause = if only_twins {
-                    Duration::from_millis(1)
-                } else {
-                    self.pause = (self.pause * 2).min(TOUCH_EVERY);
-                    self.pause
-                };
-                self.touching(sleep(pause)).await?;
-            } else {
+            if self.hand.is_empty() {
                 self.pause = BACK_OFF.start;
+                continue;
             }
+            // A replica elsewhere, or a store that is away.
+            let only_twins = self.hand.iter().all(|job| job.stage == Stage::New);
+            let pause = if only_twins {
+                Duration::from_millis(1)
+            } else {
+                self.pause = (self.pause * 2).min(TOUCH_EVERY);
+                self.pause
+            };
+            self.touching(sleep(pause)).await?;
         }
         Ok(())
     }

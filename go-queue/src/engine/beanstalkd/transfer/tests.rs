@@ -349,6 +349,15 @@ async fn turn(end: &mut dyn Receive, turn: &mut Turn) {
     .await;
 }
 
+/// A worker of a test, which ends with its run-time.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a worker may die at any point here; that is the test"
+)]
+fn begin(worker: impl Future<Output = ()> + Send + 'static) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(worker)
+}
+
 /// Runs what comes, with the two-phase claim of the private tube, until `stop`. Returning is like dying: the end is dropped.
 async fn work(world: Arc<World>, mut end: Box<dyn Receive>, epoch: u64, until: Duration) {
     let began = Instant::now();
@@ -443,7 +452,7 @@ async fn each_task_of_three_nodes_is_transferred_and_run_once() {
     let world = Arc::new(World::default());
     let ids = fill(&nodes, 200).await;
     let (end, epoch) = open(&world, &nodes);
-    let worker = tokio::spawn(work(Arc::clone(&world), end, epoch, BOUND));
+    let worker = begin(work(Arc::clone(&world), end, epoch, BOUND));
     tokio::time::timeout(BOUND, async {
         while !drained(&world, &nodes).await {
             sleep(Duration::from_millis(20)).await;
@@ -471,7 +480,7 @@ async fn beside_go_workers_nothing_is_lost_and_nothing_runs_twice_however_worker
     let ids = fill(&nodes, count).await;
     for node in &nodes {
         let endpoint = Arc::clone(&node.endpoint);
-        tokio::spawn(go_worker(Arc::clone(&world), endpoint, BOUND * 10));
+        begin(go_worker(Arc::clone(&world), endpoint, BOUND * 10));
     }
     let mut deaths = 0;
     tokio::time::timeout(BOUND * 5, async {
@@ -479,7 +488,7 @@ async fn beside_go_workers_nothing_is_lost_and_nothing_runs_twice_however_worker
             let lives = (0..3).map(|_| {
                 let (end, epoch) = open(&world, &nodes);
                 let life = Duration::from_micros(fastrand::u64(100..40_000));
-                tokio::spawn(work(Arc::clone(&world), end, epoch, life))
+                begin(work(Arc::clone(&world), end, epoch, life))
             });
             for life in lives.collect::<Vec<_>>() {
                 life.await.expect("a worker");
@@ -511,7 +520,7 @@ async fn a_task_too_late_for_proof_is_buried() {
     // A Go worker would remove this one; we run it.
     hand.put(&ago(Duration::from_secs(3_000)), 0).await;
     let (end, epoch) = open(&world, &nodes);
-    let worker = tokio::spawn(work(Arc::clone(&world), end, epoch, BOUND));
+    let worker = begin(work(Arc::clone(&world), end, epoch, BOUND));
     tokio::time::timeout(BOUND, async {
         while hand.jobs().await > 0 || world.state().ran.is_empty() {
             sleep(Duration::from_millis(10)).await;
@@ -534,7 +543,7 @@ async fn a_task_without_room_in_an_envelope_is_left_to_go_workers() {
     hand.put(&large, 0).await;
     hand.put(&body(1), 0).await;
     let (end, epoch) = open(&world, &nodes);
-    let worker = tokio::spawn(work(Arc::clone(&world), end, epoch, BOUND));
+    let worker = begin(work(Arc::clone(&world), end, epoch, BOUND));
     tokio::time::timeout(BOUND, async {
         while world.state().ran.is_empty() || hand.count("current-jobs-delayed").await == 0 {
             sleep(Duration::from_millis(10)).await;
