@@ -107,3 +107,37 @@ impl Connection {
         Ok(counts.sum())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use go_queue_tests::Folder;
+    use go_queue_tests::servers::{Beanstalkd, installed};
+
+    use super::*;
+
+    #[test]
+    fn jobs_are_counted_until_they_are_deleted() {
+        if !installed(&[Beanstalkd::PROGRAM]) {
+            return;
+        }
+        let folder = Folder::new("bench-connection");
+        let node = Beanstalkd::start(folder.path(), "node");
+        let mut connection = Connection::open(&node.endpoint()).unwrap();
+        assert_eq!(connection.jobs("t"), Ok(0));
+        connection.expect("use t\r\n", "USING").unwrap();
+        connection.expect("watch t\r\n", "WATCHING").unwrap();
+        for delay in [0, 3600] {
+            let put = format!("put 1 {delay} 60 3\r\nabc\r\n");
+            connection.expect(&put, "INSERTED").unwrap();
+        }
+        assert_eq!(connection.jobs("t"), Ok(2));
+        connection.say(b"reserve-with-timeout 0\r\n").unwrap();
+        assert_eq!(connection.reserved(), Ok(Some(1)));
+        connection.say(b"reserve-with-timeout 0\r\n").unwrap();
+        assert_eq!(connection.reserved(), Ok(None));
+        assert_eq!(connection.jobs("t"), Ok(2));
+        connection.expect("delete 1\r\n", "DELETED").unwrap();
+        assert_eq!(connection.jobs("t"), Ok(1));
+        assert!(connection.expect("delete 1\r\n", "DELETED").is_err());
+    }
+}

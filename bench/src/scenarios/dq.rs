@@ -17,6 +17,9 @@ use crate::serve::Parameters;
 /// The tube of all these benches.
 pub(super) const TUBE: &str = "bench";
 
+/// Longer than anything here takes.
+const A_MINUTE: Duration = Duration::from_secs(60);
+
 /// The row of the peer.
 pub(super) const GO: &str = "Go library";
 
@@ -101,25 +104,21 @@ impl Cluster {
         &self.nodes[0]
     }
 
-    /// The configuration of a program of ours; `dq` adds to its section, in the flow style of YAML, and `handlers` to all handlers.
-    fn config(&self, dq: &str, concurrency: Option<u64>) -> String {
+    /// The configuration of a program of ours; `dq` adds to its section, and `handlers` is another.
+    fn config(&self, dq: &str, handlers: &str) -> String {
         let nodes = self.nodes.join("\", \"");
         let store = match &self.redis {
             Some(redis) => format!("redis: {{ host: \"{redis}\" }}"),
             None => "dedup: off".to_owned(),
         };
-        let mut text = format!(
-            "name: bench\nlog: {{ level: warn }}\ndq:\n  beanstalks: [\"{nodes}\"]\n  {store}\n  {dq}\n"
-        );
-        if let Some(concurrency) = concurrency {
-            text += &format!("handlers:\n  HANDLER: {{ concurrency: {concurrency} }}\n");
-        }
-        text
+        format!(
+            "name: bench\nlog: {{ level: warn }}\ndq:\n  beanstalks: [\"{nodes}\"]\n  {store}\n  {dq}\n{handlers}\n"
+        )
     }
 
     /// A producer of ours; `dq` adds a line to its section.
     pub(super) async fn producer(&self, dq: &str) -> Result<Producer, String> {
-        write("producer.yaml", &self.config(dq, None))?;
+        write("producer.yaml", &self.config(dq, ""))?;
         let producer = Producer::open("producer.yaml").await;
         producer.map_err(|error| format!("{error:?}"))
     }
@@ -131,8 +130,10 @@ impl Cluster {
         } else {
             ("nothing", handlers![nothing])
         };
-        let config = self.config("", concurrency).replace("HANDLER", name);
-        write("worker.yaml", &config)?;
+        let options = concurrency.map_or_else(String::new, |concurrency| {
+            format!("handlers: {{ {name}: {{ concurrency: {concurrency} }} }}")
+        });
+        write("worker.yaml", &self.config("", &options))?;
         let app = App::new().config("worker.yaml").handlers(handlers);
         app.start().await.map_err(|error| format!("{error:?}"))
     }
@@ -148,7 +149,7 @@ impl Cluster {
         for result in sent {
             result.map_err(|error| error.to_string())?;
         }
-        self.until_jobs(tasks * replicas, Duration::from_mins(1))
+        self.until_jobs(tasks * replicas, A_MINUTE)
     }
 
     /// Runs a backlog that is there with a worker of ours. Ends when the last task has run and no node holds a replica any more.
@@ -162,14 +163,14 @@ impl Cluster {
         WANTED.store(tasks, Ordering::Relaxed);
         let watch = self.watch()?;
         let running = self.worker(sleeps, concurrency).await?;
-        let all = tokio::time::timeout(Duration::from_mins(2), ALL_RAN.notified()).await;
+        let all = tokio::time::timeout(2 * A_MINUTE, ALL_RAN.notified()).await;
         if all.is_err() {
             return Err(format!(
                 "{tasks} tasks, but {} ran",
                 RAN.load(Ordering::Relaxed)
             ));
         }
-        tokio::task::block_in_place(|| self.until_jobs(0, Duration::from_mins(1)))?;
+        tokio::task::block_in_place(|| self.until_jobs(0, A_MINUTE))?;
         let figures = watch.figures(tasks)?;
         let stopped = running.stop(Duration::from_secs(10)).await;
         stopped.map_err(|error| format!("{error:?}"))?;
