@@ -38,6 +38,14 @@ pub(crate) const MANY: Scenario = Scenario {
         Row::peer(GO, GO_PEER, "send messages=100000 callers=64"),
         Row::own(ALL_THREE, "send messages=100000 callers=64 quorum=3"),
         Row::own(TWO, "send messages=100000 callers=64 quorum=2"),
+        Row::own(
+            "send_all, all 3 confirm",
+            "send-all messages=100000 quorum=3",
+        ),
+        Row::own(
+            "send_all, 2 confirm, the 3rd behind (default)",
+            "send-all messages=100000 quorum=2",
+        ),
     ],
     columns: COLUMNS,
     goals: |medians| {
@@ -71,9 +79,11 @@ fn faster(medians: &Medians, label: &str, times: f64) -> Goal {
 }
 
 fn work(variant: &str, parameters: &Parameters) -> Result<Figures, String> {
-    if variant != "send" {
-        return Err(format!("no variant {variant}"));
-    }
+    let bulk = match variant {
+        "send" => false,
+        "send-all" => true,
+        other => return Err(format!("no variant {other}")),
+    };
     let cluster = Cluster::of(parameters)?;
     let messages = parameters.number("messages", 50_000)?;
     let callers = parameters.number("callers", 64)?;
@@ -81,18 +91,34 @@ fn work(variant: &str, parameters: &Parameters) -> Result<Figures, String> {
     on_runtime(async move {
         let producer = cluster.producer(&format!("write_quorum: {quorum}")).await?;
         let watch = cluster.watch()?;
-        let took = send(&producer, messages, callers).await?;
+        let took = if bulk {
+            send_all(&producer, messages).await?;
+            Vec::new()
+        } else {
+            send(&producer, messages, callers).await?
+        };
         let figures = watch.figures(messages)?;
         // What is written behind gets a moment to arrive; what does not is missing in `copies`.
         tokio::task::block_in_place(|| {
             let _ = cluster.until_jobs(messages * 3, Duration::from_secs(5));
         });
         let copies = count(cluster.jobs()?) / count(messages);
+        let figures = figures.with("copies", copies);
+        if bulk {
+            return Ok(figures);
+        }
         Ok(figures
             .with("p50_us", percentile(took.iter().copied(), 0.5))
-            .with("p99_us", percentile(took, 0.99))
-            .with("copies", copies))
+            .with("p99_us", percentile(took, 0.99)))
     })
+}
+
+async fn send_all(producer: &Producer, messages: u64) -> Result<(), String> {
+    let all = (0..messages).map(|user| MAILS.delay(mail(user), AN_HOUR));
+    for result in producer.send_all(all).await {
+        result.map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 /// So many callers, each awaiting every call. Says how long each call took, in microseconds.
