@@ -437,15 +437,45 @@ fn a_configuration_that_is_not_there_is_told() {
 fn engines_that_are_not_part_of_this_program_are_told_with_the_handler() {
     let yaml = "dq: { beanstalks: [a:1], redis: { host: \"b:2\" } }\nkq: { brokers: [\"a:1\"] }";
     let report = report(app(handlers![alone, left_record], yaml));
-    has(
-        &report,
-        &[
-            "beanstalkd",
-            "kafka",
-            "app::setup::alone",
-            "app::setup::left_record",
-        ],
-    );
+    has(&report, &["the kafka engine", "app::setup::left_record"]);
+    assert!(!report.contains("app::setup::alone"), "{report}");
+}
+
+#[test]
+fn dedup_stores_that_cannot_do_their_work_are_refused() {
+    let topics = "kq: { engine: memory }";
+    let nodes = "beanstalks: [a:1, b:1], redis: { host: \"r:1\" }";
+    for (yaml, part) in [
+        (
+            format!(
+                "dq: {{ {nodes} }}\n{topics}\ntubes: {{ alone: {{ dedup: {{ store: sqlite }} }} }}"
+            ),
+            "only Redis can tell them that one has run",
+        ),
+        (
+            format!(
+                "dq: {{ {nodes}, engine: memory }}\n{topics}\ntubes: {{ alone: {{ dedup: {{ store: redis }} }} }}"
+            ),
+            "would take new messages for old ones",
+        ),
+        (
+            format!(
+                "dq: {{ {nodes} }}\n{topics}\ntubes: {{ alone: {{ wire: go-queue, mixed_fleet: true, dedup: off }} }}"
+            ),
+            "by a lock in Redis who runs a task",
+        ),
+        (
+            format!(
+                "dq: {{ beanstalks: [a:1, b:1], engine: sqlite }}\n{topics}\ntubes: {{ alone: {{ engine: beanstalkd }} }}"
+            ),
+            "add `dq.redis`",
+        ),
+    ] {
+        has(
+            &report(app(handlers![alone], &yaml)),
+            &[part, "tube `alone`"],
+        );
+    }
 }
 
 #[test]

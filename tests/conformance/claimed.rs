@@ -48,7 +48,13 @@ impl Engine for Claimed {
     ) -> BoxFuture<'a, Result<Box<dyn Receive>, EngineError>> {
         Box::pin(async move {
             Ok(Box::new(End {
-                inner: self.engine.subscribe(to).await?,
+                inner: self
+                    .engine
+                    .subscribe(&Subscribe {
+                        claimed: true,
+                        ..to.clone()
+                    })
+                    .await?,
                 turn: Turn::new(Instant::now()),
                 claims: (self.claims)(to),
                 asks: Vec::new(),
@@ -200,8 +206,13 @@ impl End {
             .collect();
         for ticket in lost {
             match self.entries[&ticket].stage {
-                // Claims of runs that go on are kept: their end will be said.
-                Stage::Out | Stage::Confirming(_) => {}
+                Stage::Confirming(_) => {}
+                // Whoever took it hears that it is lost, and will not say how it ended. The start counts.
+                Stage::Out => {
+                    let after = Duration::ZERO;
+                    self.ask(ticket, AskWhat::Retry { after });
+                    self.entries.remove(&ticket);
+                }
                 Stage::Claiming(_) | Stage::Ready(_) => {
                     self.ask(ticket, AskWhat::Abandon);
                     self.entries.remove(&ticket);
@@ -264,10 +275,11 @@ impl End {
         let told = out.notice.len();
         loop {
             self.repeat_what_is_due(cx);
+            // Without those that wait for the word of the store: it keeps replicas of what runs here until that is done.
             let inside = self
                 .entries
                 .values()
-                .filter(|entry| matches!(entry.stage, Stage::Claiming(_) | Stage::Ready(_)))
+                .filter(|entry| matches!(entry.stage, Stage::Ready(_)))
                 .count();
             self.turn.now = Instant::now();
             self.turn.open = out.open;

@@ -172,6 +172,7 @@ fn no_node_at_start_is_waited_for_where_that_is_asked() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_the_nodes_find_too_large_is_a_typed_error() {
+    const PLACE: Tube<String> = Tube::new("large");
     let setup = Setup {
         max_job_size: Some(1000),
         ..Setup::default()
@@ -182,7 +183,6 @@ async fn a_task_that_the_nodes_find_too_large_is_a_typed_error() {
     let producer = Producer::open(&*cluster.site.config)
         .await
         .expect("it opens");
-    const PLACE: Tube<String> = Tube::new("large");
     let error = PLACE
         .now("x".repeat(2000))
         .send(&producer)

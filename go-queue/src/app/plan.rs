@@ -71,6 +71,7 @@ impl SubscriptionPlan {
             drain,
             start: self.settings.offset.value,
             label: self.about.handler.clone(),
+            claimed: self.claims.is_some(),
         }
     }
 
@@ -84,6 +85,22 @@ struct Draft {
     settings: Settings,
     claims: Option<ClaimsPlan>,
     engine: EngineKey,
+}
+
+/// The places that handlers name, as far as the names are right; the others are told apart.
+fn served_places(registry: &Registry) -> Vec<Place> {
+    let named = registry
+        .iter()
+        .flat_map(|def| def.source.names().iter().map(move |name| (def, name)));
+    named
+        .filter_map(|(def, name)| {
+            let name = Name::new(name).ok()?;
+            Some(match def.source {
+                Source::Tube(_) => Place::Tube(name),
+                Source::Topics { .. } => Place::Topic(name),
+            })
+        })
+        .collect()
 }
 
 impl AppPlan {
@@ -123,18 +140,7 @@ impl AppPlan {
             let text = "the admin port is not part of this version: nothing listens there";
             remarks.push(Remark::warning(Some(&listen.at), text));
         }
-        let places: Vec<Place> = registry
-            .iter()
-            .flat_map(|def| def.source.names().iter().map(move |name| (def, name)))
-            .filter_map(|(def, name)| {
-                let name = Name::new(name).ok()?;
-                Some(match def.source {
-                    Source::Tube(_) => Place::Tube(name),
-                    Source::Topics { .. } => Place::Topic(name),
-                })
-            })
-            .collect();
-        remarks.extend(config.unused_places(&places));
+        remarks.extend(config.unused_places(&served_places(registry)));
         let mut disabled = Vec::new();
         let mut groups: BTreeMap<(Place, Option<Name>), Vec<Draft>> = BTreeMap::new();
         for (def, file) in registry.iter().zip(&matches.of) {

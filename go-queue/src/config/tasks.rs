@@ -535,16 +535,16 @@ impl DqConfig {
 
     /// Where something is said that only nodes can do.
     fn options_of_nodes(&self) -> impl Iterator<Item = &At> {
-        fn at<T>(given: &Option<Given<T>>) -> Option<&At> {
-            given.as_ref().map(|given| &given.at)
+        fn at<T>(given: Option<&Given<T>>) -> Option<&At> {
+            given.map(|given| &given.at)
         }
         [
-            at(&self.replicas),
-            at(&self.write_quorum),
-            at(&self.deadline),
-            at(&self.connect_timeout),
-            at(&self.lease),
-            at(&self.at_start),
+            at(self.replicas.as_ref()),
+            at(self.write_quorum.as_ref()),
+            at(self.deadline.as_ref()),
+            at(self.connect_timeout.as_ref()),
+            at(self.lease.as_ref()),
+            at(self.at_start.as_ref()),
         ]
         .into_iter()
         .flatten()

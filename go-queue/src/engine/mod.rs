@@ -125,6 +125,8 @@ pub struct Subscribe {
     pub start: Start,
     /// Written into dead letters as the handler that failed.
     pub label: Arc<str>,
+    /// A claim in a dedup store guards every start: it counts the attempts, and knows what was done if a settlement comes too late.
+    pub claimed: bool,
 }
 
 impl Subscribe {
@@ -138,6 +140,7 @@ impl Subscribe {
             lease: Duration::from_secs(60),
             drain: Duration::from_secs(5),
             start: Start::First,
+            claimed: false,
         }
     }
 

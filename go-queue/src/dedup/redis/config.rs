@@ -9,6 +9,7 @@ use redis::{
     Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
     TlsCertificates, TlsMode,
 };
+use rustls::crypto::CryptoProvider;
 
 /// What stands behind the hosts.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -157,6 +158,11 @@ pub(super) enum Dialer {
 impl RedisConfig {
     pub(super) fn dialer(&self) -> Result<Dialer, RedisConfigError> {
         self.check()?;
+        if self.tls && CryptoProvider::get_default().is_none() {
+            // With the features of another crate on, the TLS library would not know which of its two providers to take, and panic.
+            // Somebody else may be faster: then theirs is taken.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
         let client =
             |error: redis::RedisError| RedisConfigError::Client(self.redact(&error.to_string()));
         let certificates = TlsCertificates {

@@ -344,15 +344,15 @@ impl Link {
         })
     }
 
-    /// Reads the clock of Redis; it is taken to be that of the middle of the exchange.
+    /// Reads the clock of Redis. It is taken to be that of the end of the exchange, so that what we read is behind it and never ahead:
+    /// nothing starts early, and no lease of others is thought to have ended that has not.
     async fn clock(&self, conn: &mut Conn) -> Result<RedisClock, RedisFault> {
-        let began = Instant::now();
         let command = redis::cmd("TIME");
         let answer = match conn {
             Conn::Node(conn) => conn.req_packed_command(&command).await,
             Conn::Cluster(conn) => conn.req_packed_command(&command).await,
         };
-        let at = began + began.elapsed() / 2;
+        let at = Instant::now();
         let (seconds, micros): (u64, u64) = answer
             .and_then(|value| Ok(redis::from_redis_value(value.extract_error()?)?))
             .map_err(|error| self.fault(&error))?;

@@ -140,6 +140,8 @@ struct Claim {
     /// Told to have ended in this way, and not known to be stored.
     last: Option<AskWhat>,
     since: Instant,
+    /// A mark stood under its key, which said that the task is stored: giving the claim back leaves the key.
+    noted: bool,
     /// Replicas that wait for it.
     twins: Vec<Asker>,
 }
@@ -240,7 +242,7 @@ impl Machine {
                 if self.ours(ask.id).is_some()
                     && let Some(claim) = self.claims.remove(&ask.id)
                 {
-                    let step = self.purpose.unstarted(claim.attempt, now);
+                    let step = self.purpose.unstarted(&claim, now);
                     self.command(ask.id, claim.seq, step);
                     claim.tell_twins(Verdict::Busy(Duration::ZERO), out);
                 }
@@ -281,6 +283,7 @@ impl Machine {
             looks: 0,
             last: None,
             since: now,
+            noted: false,
             twins: Vec::new(),
         };
         self.claims.insert(id, claim);
@@ -394,6 +397,7 @@ impl Machine {
             Claimed::Mine { attempt } => return self.granted(id, attempt, now.at, out),
             Claimed::Take { attempt } if look.is_some() => {
                 claim.attempt = attempt;
+                claim.noted = attempt == 1;
                 claim.looks += 1;
                 let step = Step::Take {
                     old: value,
@@ -607,7 +611,7 @@ impl Purpose {
             (Phase::Held, None) => End::Wait {
                 after: Duration::ZERO,
             },
-            (_, None) => return self.unstarted(claim.attempt, now),
+            (_, None) => return self.unstarted(claim, now),
         };
         Step::Free {
             attempt: claim.attempt,
@@ -617,10 +621,10 @@ impl Purpose {
     }
 
     /// How a claim ends that did not start.
-    fn unstarted(self, attempt: u32, now: Instant) -> Step {
+    fn unstarted(self, claim: &Claim, now: Instant) -> Step {
         let until = now + self.lease;
-        let before = attempt.saturating_sub(1);
-        let end = if before == 0 {
+        let before = claim.attempt.saturating_sub(1);
+        let end = if before == 0 && !claim.noted {
             End::Gone
         } else {
             End::Wait {

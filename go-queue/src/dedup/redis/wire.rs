@@ -132,8 +132,12 @@ pub(super) struct Encoder {
     pub(super) hold: u64,
 }
 
+/// A hundred years in milliseconds: Redis refuses what ends beyond its calendar.
+const CENTURY: u64 = 3_155_760_000_000;
+
+/// In milliseconds, rounded up.
 pub(super) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).map_or(CENTURY, |millis| millis.min(CENTURY))
 }
 
 impl Encoder {
@@ -179,7 +183,12 @@ impl Encoder {
                 let (value, more) = match end {
                     End::Wait { after } => {
                         let after = millis(*after);
-                        let not_before = now.saturating_add(after);
+                        // What is free at once is free by every clock: those of two processes differ by milliseconds.
+                        let not_before = if after == 0 {
+                            0
+                        } else {
+                            now.saturating_add(after)
+                        };
                         let value = Value::Waiting {
                             attempt,
                             owner: owner_text,

@@ -100,10 +100,6 @@ mod exact {
     pub(super) struct Exact(Receiver);
 
     impl Exact {
-        #[expect(
-            deprecated,
-            reason = "what replaces it is unsafe, for types that may lie about their descriptor; an `OwnedFd` does not"
-        )]
         pub(super) fn new() -> io::Result<Self> {
             let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
             let fd = timerfd_create(TimerfdClockId::Monotonic, flags)?;

@@ -35,8 +35,6 @@ pub struct Config {
     pub tube: TubeConfig,
     /// What opening does while no node can be reached.
     pub at_start: AtStart,
-    /// Whether a consumer's socket waits for several answers before it wakes the consumer.
-    pub low_water: LowWater,
     /// The most jobs in hand on one connection; more connections are made beyond. The server looks through all of them with each
     /// delete.
     pub unacked: usize,
@@ -83,18 +81,6 @@ pub enum AtStart {
     Wait,
 }
 
-/// Whether a socket waits for several answers before it wakes its reader (`SO_RCVLOWAT`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LowWater {
-    /// Where the node is on the same machine.
-    #[default]
-    Auto,
-    /// Everywhere.
-    On,
-    /// Nowhere.
-    Off,
-}
-
 impl Config {
     /// The defaults, on these nodes.
     pub fn new<E: Into<Arc<str>>>(endpoints: impl IntoIterator<Item = E>) -> Self {
@@ -109,7 +95,6 @@ impl Config {
             tubes: HashMap::new(),
             tube: TubeConfig::default(),
             at_start: AtStart::default(),
-            low_water: LowWater::default(),
             unacked: 256,
         }
     }

@@ -45,7 +45,7 @@ use crate::engine::{
 use crate::name::{Place, Side};
 use crate::time::Clock;
 
-pub use config::{AtStart, Config, LowWater, TubeConfig, Wire};
+pub use config::{AtStart, Config, TubeConfig, Wire};
 use dead::DeadTubes;
 use driver::Settings;
 use figures::Figures;
@@ -164,7 +164,6 @@ impl Beanstalkd {
             patience: config.deadline.max(PATIENCE),
             lease: config.lease,
             unacked: config.unacked,
-            claimed: marks.is_some(),
             clock: clock.clone(),
             letters: Some(Arc::new(dead.clone())),
             epochs: AtomicU32::new(1),

@@ -230,7 +230,7 @@ impl NodeEnd {
             idle.wait();
             return 1;
         }
-        let most = if desk.site.claimed {
+        let most = if desk.source.claimed {
             MOST_TO_WAIT_CLAIMED
         } else {
             MOST_TO_WAIT
@@ -246,7 +246,7 @@ impl NodeEnd {
             }
             return 0;
         };
-        if desk.site.claimed && !can_grow {
+        if desk.source.claimed && !can_grow {
             open.wait();
             return 1;
         }

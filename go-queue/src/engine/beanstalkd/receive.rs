@@ -64,8 +64,6 @@ pub(super) struct Site {
     pub(super) lease: Duration,
     /// The most jobs in hand on one connection.
     pub(super) unacked: usize,
-    /// A claim in a dedup store guards every start: attempts come from there, and a delete that comes late harms nobody.
-    pub(super) claimed: bool,
     /// Measures due times.
     pub(super) clock: Clock,
     /// Keeps dead letters; without one the jobs are buried where they are.
@@ -91,6 +89,8 @@ pub(super) struct Source {
     pub(super) label: Arc<str>,
     /// Jobs in hand are touched when they are so old.
     pub(super) renew: Duration,
+    /// A claim in a dedup store guards every start: attempts come from there, and a delete that comes late harms nobody.
+    pub(super) claimed: bool,
 }
 
 /// Opens one end. Connects in its first turns, not here.
@@ -115,6 +115,7 @@ pub(super) fn open(
         order: subscribe.order,
         label: Arc::clone(&subscribe.label),
         renew: RENEW.min(site.lease / 3).min(subscribe.lease / 3),
+        claimed: subscribe.claimed,
     });
     let nodes = (0_u32..)
         .zip(&site.endpoints)

@@ -277,7 +277,7 @@ impl Session {
     pub(super) fn give_back(&mut self, receipt: Receipt, seconds: u32, desk: &Desk) {
         // Without a claim the server's own counters tell the attempts: reserves less kicks. So a job that is not to be counted
         // is kicked out of a delay; if the connection ends in between it is ready a second later, and counted.
-        let kick = !desk.site.claimed && seconds == 0;
+        let kick = !desk.source.claimed && seconds == 0;
         self.release(receipt, if kick { 1 } else { seconds });
         if kick {
             self.unconfirmed += 1;
@@ -302,7 +302,7 @@ impl Session {
         let whole = u32::try_from(after.as_secs()).unwrap_or(u32::MAX);
         let fraction = Duration::from_nanos(after.subsec_nanos().into());
         // The server counts every return from a delay. Where that count matters, all of it passes here.
-        let here = !counted && !desk.site.claimed;
+        let here = !counted && !desk.source.claimed;
         if fraction.is_zero() && !here {
             self.release(receipt, whole);
             return;
@@ -664,7 +664,7 @@ impl Session {
             return;
         }
         let parcel = Parcel { message, receipt };
-        if desk.site.claimed {
+        if desk.source.claimed {
             self.place(parcel, desk, turn);
             return;
         }

@@ -132,7 +132,7 @@ pub async fn dead_letter_keeps_payload_and_reason(subject: &dyn Subject) {
     }
 }
 
-/// Pages follow each other by cursor, in the order of death, and have at most what was asked.
+/// Pages follow each other by cursor, name every letter once, and have at most what was asked.
 pub async fn dead_letters_are_listed_in_pages(subject: &dyn Subject) {
     for bench in benches(subject) {
         bench.bury(25).await;
@@ -155,13 +155,12 @@ pub async fn dead_letters_are_listed_in_pages(subject: &dyn Subject) {
             );
         }
         assert!(seen.is_sorted_by_key(|(cursor, _)| *cursor));
-        let reasons: Vec<String> = (0..25).map(|n| format!("reason {n}")).collect();
-        assert_eq!(
-            seen.into_iter()
-                .map(|(_, reason)| reason)
-                .collect::<Vec<_>>(),
-            reasons
-        );
+        let mut found: Vec<String> = seen.into_iter().map(|(_, reason)| reason).collect();
+        let mut reasons: Vec<String> = (0..25).map(|n| format!("reason {n}")).collect();
+        // Those that died in one turn have no order among them.
+        found.sort_unstable();
+        reasons.sort_unstable();
+        assert_eq!(found, reasons);
         let nobody = Name::literal("nobody");
         let query = DeadQuery {
             group: Some(nobody),

@@ -50,6 +50,14 @@ async fn a_mark_and_a_claim_of_one_task_exclude_each_other() {
         Marked::Stored(Some("a/1".into()))
     );
     assert_eq!(lane.claim(1).await, FIRST);
+    lane.abandon(1).await;
+    lane.idle(millis(100)).await;
+    assert_eq!(
+        mark(&marks, 1, MarkWhat::Announce { token: 10 }).await,
+        Marked::Stored(None),
+        "a worker that gives it back does not make it unknown"
+    );
+    assert_eq!(lane.claim(1).await, FIRST);
     assert_eq!(mark(&marks, 1, MarkWhat::Revoke).await, Marked::Running);
     assert_eq!(lane.ask(1, AskWhat::Confirm).await, Verdict::Stored);
     assert_eq!(

@@ -27,7 +27,6 @@ fn site(endpoints: &[&str]) -> Site {
         patience: Duration::from_secs(10),
         lease: Duration::from_secs(60),
         unacked: 256,
-        claimed: false,
         clock: Clock::system(),
         letters: None,
         epochs: AtomicU32::new(1),
@@ -69,7 +68,19 @@ impl Hand {
     }
 
     fn with(site: Site, framing: Framing) -> Self {
-        let to = Subscribe::tube(Name::literal(TUBE));
+        Self::on(site, framing, false)
+    }
+
+    /// As of a pump that claims, or not.
+    fn claiming(site: Site, claimed: bool) -> Self {
+        Self::on(site, Framing::Native, claimed)
+    }
+
+    fn on(site: Site, framing: Framing, claimed: bool) -> Self {
+        let to = Subscribe {
+            claimed,
+            ..Subscribe::tube(Name::literal(TUBE))
+        };
         Self {
             end: open(Arc::new(site), &to, framing).expect("a tube"),
             turn: Turn::new(Instant::now()),

@@ -64,10 +64,7 @@ async fn three_nodes_are_served_together() {
         node.put_all((0..200).map(|k| format!("{n}-{k}"))).await;
     }
     let endpoints = nodes.each_ref().map(Node::endpoint);
-    let mut hand = Hand::new(Site {
-        claimed: true,
-        ..site(&endpoints.each_ref().map(String::as_str))
-    });
+    let mut hand = Hand::claiming(site(&endpoints.each_ref().map(String::as_str)), true);
     let got = hand.take(600).await;
     let mut places: Vec<u32> = got.iter().map(|d| d.message.place).collect();
     places.dedup();
@@ -182,10 +179,7 @@ async fn quiet_hands_back_what_has_not_started_uncounted() {
         let node = Node::start();
         node.put_all((0..60).map(|n| n.to_string())).await;
         node.put_due(after(600), b"held").await;
-        let mut hand = Hand::new(Site {
-            claimed,
-            ..site(&[&node.endpoint()])
-        });
+        let mut hand = Hand::claiming(site(&[&node.endpoint()]), claimed);
         let got = hand.take(5).await;
         let more = hand.take(20).await;
         hand.until("the held one", 0, |hand| {
@@ -307,11 +301,13 @@ async fn more_than_one_connection_may_hold_makes_more_connections() {
     let node = Node::start();
     node.put_all((0..100).map(|n| n.to_string())).await;
     for claimed in [false, true] {
-        let mut hand = Hand::new(Site {
-            unacked: 16,
+        let mut hand = Hand::claiming(
+            Site {
+                unacked: 16,
+                ..site(&[&node.endpoint()])
+            },
             claimed,
-            ..site(&[&node.endpoint()])
-        });
+        );
         let got = hand.take(100).await;
         let mut epochs: Vec<u32> = got.iter().map(|d| d.receipt.epoch).collect();
         epochs.sort_unstable();
