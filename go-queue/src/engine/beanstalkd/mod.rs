@@ -5,7 +5,7 @@
 //! a task which several nodes hold runs once, or not at all when it was revoked.
 //!
 //! - The consuming side owns one connection for each node and subscription and polls them.
-//! - The producing side has one task for each node, shared by all callers: see [`node`].
+//! - The producing side has one task for each node, shared by all callers.
 
 mod alarm;
 mod codec;
