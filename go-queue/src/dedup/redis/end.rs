@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::Shared;
 use super::link::{Access, Outage, RedisClock, Reply};
-use super::machine::{Command, Machine, Now};
+use super::machine::{Command, Machine, Now, unsaid};
 use super::wire::Encoder;
 use crate::dedup::{Answer, Ask, Claims};
 
@@ -214,8 +214,10 @@ impl Drop for RedisEnd {
         };
         let (store, encoder) = (Arc::clone(&self.store), self.encoder.clone());
         let words = async move {
+            let mut commands = commands;
             for flight in flights {
-                let _ = flight.answers.await;
+                let replies = flight.answers.await.unwrap_or_default();
+                commands.extend(unsaid(flight.commands, &replies));
             }
             for chunk in commands.chunks(MOST_COMMANDS) {
                 for _ in 0..LAST_WORDS {

@@ -594,6 +594,35 @@ impl Machine {
     }
 }
 
+/// What of a request must be said again although its end is given up: what Redis did not do, because it did not know the script
+/// or did not answer, and what no claim tells of any more.
+pub(super) fn unsaid(commands: Vec<Command>, replies: &[Reply]) -> impl Iterator<Item = Command> {
+    let done = commands.len().min(replies.len());
+    let said: Vec<bool> = replies[..done]
+        .iter()
+        .map(|reply| {
+            matches!(
+                reply,
+                Reply::Nil | Reply::Ok | Reply::Int(_) | Reply::Text(_)
+            )
+        })
+        .collect();
+    commands
+        .into_iter()
+        .enumerate()
+        .filter(move |(at, command)| {
+            let ends = matches!(
+                command.step,
+                Step::Done { .. } | Step::End { .. } | Step::Free { .. }
+            );
+            ends && !said.get(*at).copied().unwrap_or(false)
+        })
+        .map(|(_, command)| Command {
+            whole: true,
+            ..command
+        })
+}
+
 impl Purpose {
     fn end(self, what: &AskWhat) -> End {
         match what {

@@ -20,11 +20,11 @@ use std::time::Duration;
 
 use self::jobs::{Parcel, together};
 use self::record::Record;
-use super::ENGINE;
 use super::codec::Answer;
 use super::config::Config;
 use super::letter::{Letter, LetterWriter};
 use super::node::{Ask, Node};
+use super::{ENGINE, Nodes};
 use crate::dedup::{DeadEntry, DeadIndex, Mark, MarkWhat, Marked, Marks, StoreDown};
 use crate::engine::{BoxFuture, DEFAULT_PRIORITY, DeadLetter, DeadLetters, DeadQuery, EngineError};
 use crate::message::Id;
@@ -49,7 +49,7 @@ const TOLD_PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct DeadTubes(Arc<Shared>);
 
 struct Shared {
-    nodes: Vec<Node>,
+    nodes: Arc<Nodes>,
     config: Config,
     marks: Option<Arc<dyn Marks>>,
     clock: Clock,
@@ -105,7 +105,7 @@ fn away(what: &str, why: impl Into<Arc<str>>) -> EngineError {
 impl DeadTubes {
     /// The dead letters on these nodes. With a store they have an index there.
     pub(super) fn new(
-        nodes: Vec<Node>,
+        nodes: Arc<Nodes>,
         config: Config,
         marks: Option<Arc<dyn Marks>>,
         clock: Clock,

@@ -31,6 +31,7 @@ mod transfer;
 mod tests;
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -61,8 +62,8 @@ pub(crate) const ENGINE: &str = "beanstalkd";
 /// everything in hand.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The engine on a set of nodes. Cheap to clone: all clones share the connections, which end when the last of them, of their
-/// publishers and of their subscriptions is gone, or at [`Engine::close`].
+/// The engine on a set of nodes. Cheap to clone: all clones share the connections, which end when the last of them and of what
+/// they gave out (publishers, subscriptions, handles to tasks and dead letters) is gone, or at [`Engine::close`].
 #[derive(Clone, Debug)]
 pub struct Beanstalkd(Arc<Shared>);
 
@@ -73,7 +74,7 @@ pub(crate) struct Shared {
     /// What is kept of single tasks beside the nodes.
     pub(crate) marks: Option<Arc<dyn Marks>>,
     /// In the order of the configuration.
-    pub(crate) nodes: Vec<Node>,
+    pub(crate) nodes: Arc<Nodes>,
     /// On so many nodes a task is stored.
     replicas: usize,
     /// So many must confirm it.
@@ -103,10 +104,22 @@ impl fmt::Debug for Shared {
     }
 }
 
-impl Drop for Shared {
+/// The nodes of an engine in the order of the configuration, held by every part that asks them. Their connections end with the last.
+#[derive(Debug)]
+pub(crate) struct Nodes(Vec<Node>);
+
+impl Deref for Nodes {
+    type Target = [Node];
+
+    fn deref(&self) -> &[Node] {
+        &self.0
+    }
+}
+
+impl Drop for Nodes {
     fn drop(&mut self) {
         // The drivers end by themselves when they have done what waits.
-        for node in &self.nodes {
+        for node in &self.0 {
             node.close();
         }
     }
@@ -157,12 +170,14 @@ impl Beanstalkd {
             tokio::spawn(driver::run(node.clone(), settings.clone()))
         });
         let drivers = Mutex::new(drivers.collect());
+        let nodes = Arc::new(Nodes(nodes));
         let dead = DeadTubes::new(nodes.clone(), config.clone(), marks.clone(), clock.clone());
         let site = Arc::new(Site {
             endpoints: config.endpoints.clone(),
             connect: config.connect_timeout,
             patience: config.deadline.max(PATIENCE),
             lease: config.lease,
+            quorum,
             unacked: config.unacked,
             clock: clock.clone(),
             letters: Some(Arc::new(dead.clone())),
@@ -223,7 +238,7 @@ impl Shared {
     }
 
     async fn close(&self) {
-        for node in &self.nodes {
+        for node in self.nodes.iter() {
             node.close();
         }
         let drivers =

@@ -90,6 +90,11 @@ impl NodeEnd {
         !self.sessions.is_empty()
     }
 
+    /// It cannot be reached.
+    pub(super) fn is_away(&self) -> bool {
+        !self.is_up() && self.failure.is_some()
+    }
+
     pub(super) fn failure(&self) -> Option<&Arc<str>> {
         self.failure.as_ref()
     }

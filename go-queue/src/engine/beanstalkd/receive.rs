@@ -62,6 +62,8 @@ pub(super) struct Site {
     pub(super) patience: Duration,
     /// The time to run that jobs are stored with.
     pub(super) lease: Duration,
+    /// Every task that was accepted is on so many nodes.
+    pub(super) quorum: usize,
     /// The most jobs in hand on one connection.
     pub(super) unacked: usize,
     /// Measures due times.
@@ -371,13 +373,24 @@ impl TubeEnd {
         }
     }
 
+    /// Whether no accepted task waits. Nodes that cannot be reached count for nothing as long as they are fewer than every task
+    /// is on: each task that one of them has is on another as well, and its claim keeps it from running again when they return.
+    fn nodes_are_empty(&self) -> bool {
+        let mut away = 0;
+        self.nodes.iter().all(|node| {
+            let is_away = node.is_away();
+            away += usize::from(is_away);
+            is_away || node.is_empty()
+        }) && away < self.desk.site.quorum
+    }
+
     fn health(&self, turn: &mut Turn) {
         let desk = &self.desk;
         turn.health.stale = desk.stale;
         turn.health.empty = desk.ahead.is_empty()
             && desk.letters.is_empty()
             && desk.hold.pauses() == 0
-            && self.nodes.iter().all(NodeEnd::is_empty);
+            && self.nodes_are_empty();
         turn.health.next_due = self
             .nodes
             .iter()

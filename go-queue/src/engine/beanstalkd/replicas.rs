@@ -202,7 +202,7 @@ impl Shared {
         }
         let under_way: Vec<_> = of_node
             .into_iter()
-            .zip(&self.nodes)
+            .zip(self.nodes.iter())
             .map(|(asks, node)| (!asks.is_empty()).then(|| node.ask_all(asks)))
             .collect();
         let mut said = Vec::with_capacity(self.nodes.len());

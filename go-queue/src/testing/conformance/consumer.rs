@@ -203,6 +203,18 @@ impl Consumer {
         assert!(said, "the health never said {what}: {:?}", self.turn.health);
     }
 
+    /// Waits until the engine says that nothing waits. With room, because copies of what is done may still be there, which only
+    /// who has room can take away; none of them is handed out.
+    pub async fn until_empty(&mut self) {
+        let said = self
+            .turn_until(DEADLINE, |_| MAX_SLICE, |me| me.turn.health.empty)
+            .await;
+        let health = &self.turn.health;
+        assert!(said, "the health never said that nothing waits: {health:?}");
+        let came = self.turn.deliver.len();
+        assert_eq!(came, 0, "nothing was to come");
+    }
+
     /// As the engine said it in the last turn.
     pub fn health(&self) -> &Health {
         &self.turn.health

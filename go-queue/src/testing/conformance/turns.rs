@@ -170,9 +170,7 @@ pub async fn turn_takes_all_settlements_at_free_zero(subject: &dyn Subject) {
         let got = consumer.take(300).await;
         // More than one slice at once; the consumer asserts that all are taken.
         consumer.ack(&got).await;
-        consumer
-            .until_health("that nothing waits", |health| health.empty)
-            .await;
+        consumer.until_empty().await;
         consumer.close().await;
         let mut later = Consumer::open(&subject.another().await, &to).await;
         later.nothing(SILENCE).await;
@@ -362,9 +360,7 @@ pub async fn stale_settlement_is_dropped_and_counted(subject: &dyn Subject) {
             .await;
         // The second message is still in hand, and only that.
         consumer.ack(&got[1..]).await;
-        consumer
-            .until_health("that nothing waits", |health| health.empty)
-            .await;
+        consumer.until_empty().await;
         assert_eq!(consumer.health().stale, 2);
         consumer.close().await;
     }
@@ -463,9 +459,7 @@ pub async fn health_knows_when_nothing_waits(subject: &dyn Subject) {
         let got = consumer.take(10).await;
         consumer.ack(&got).await;
         consumer.nothing(millis(50)).await;
-        consumer
-            .until_health("that nothing waits", |health| health.empty)
-            .await;
+        consumer.until_empty().await;
         assert_eq!(consumer.health().next_due, None);
         consumer.close().await;
     }

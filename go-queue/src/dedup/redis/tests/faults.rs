@@ -354,3 +354,32 @@ async fn one_that_gives_up_in_an_outage_says_its_last_words_when_redis_is_back()
     let key = "gq:tube:00000000000000000000000000000001";
     assert_eq!(server.get(key).await.as_deref(), Some("D"));
 }
+
+#[tokio::test]
+async fn what_was_on_its_way_when_its_end_was_given_up_is_said_although_redis_did_not_know_the_script()
+ {
+    if !there_is_redis() {
+        return;
+    }
+    let server = Server::start();
+    let (one, other) = (store(&server), store(&server));
+    let mut lane = Lane::new(&one);
+    assert_eq!(lane.claim(1).await, FIRST);
+    // It is sent by its digest, which this Redis has never heard of, and nobody is left to hear that.
+    lane.abandon(1).await;
+    drop(lane);
+    let mut next = Lane::new(&other);
+    let (verdict, count) = timeout(LONG, async {
+        let mut count = 0;
+        loop {
+            count += 1;
+            match next.claim(1).await {
+                Verdict::Busy(_) if count < 20 => {}
+                verdict => return (verdict, count),
+            }
+        }
+    })
+    .await
+    .expect("it is answered");
+    assert_eq!(verdict, FIRST, "asked {count} times");
+}

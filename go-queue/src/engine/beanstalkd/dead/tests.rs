@@ -130,7 +130,7 @@ impl Fleet {
     /// Jobs of a tube on all nodes, and how many of them are buried.
     async fn jobs(&self, tube: &str) -> (u64, u64) {
         let mut sums = (0, 0);
-        for node in &self.engine.0.nodes {
+        for node in self.engine.0.nodes.iter() {
             let Ok(Answer::Stats(text)) = node.ask(Ask::StatsTube(Name::new(tube).unwrap())).await
             else {
                 continue;
@@ -493,6 +493,49 @@ async fn one_node_without_a_store_keeps_its_letters_itself() {
         .map(|letter| letter.cursor)
         .collect();
     assert_eq!(left, cursors[2..]);
+}
+
+#[tokio::test]
+async fn a_handle_outlives_the_engine_that_gave_it_out() {
+    let Some(fleet) = fleet(1, false).await else {
+        return;
+    };
+    for result in fleet.keep(&[1]).await {
+        result.expect("kept");
+    }
+    let cursor = fleet.list().await[0].cursor;
+    let dead = fleet.engine.dead_letters().expect("it keeps them");
+    let mut end = fleet
+        .engine
+        .subscribe(&Subscribe::tube(TUBE))
+        .await
+        .expect("a tube");
+    let Fleet { nodes, engine, .. } = fleet;
+    drop(engine);
+    assert_eq!(within(dead.replay(vec![cursor])).await.unwrap(), 1);
+    drop(dead);
+    // A subscription keeps letters too.
+    let mut turn = Turn::new(Instant::now());
+    let delivery = next(&mut *end, &mut turn).await;
+    turn.settle.push(Settlement {
+        receipt: delivery.receipt,
+        how: How::Dead {
+            reason: "again".into(),
+            attempts: 1,
+        },
+    });
+    within(poll_fn(|cx| {
+        turn.now = Instant::now();
+        end.close(cx, &mut turn)
+    }))
+    .await
+    .expect("closes");
+    let config = Config::new([format!("127.0.0.1:{}", nodes[0].port)]);
+    let other = Beanstalkd::open(config, None, Clock::system())
+        .await
+        .expect("opens");
+    let found = other.0.dead.count(Some(Place::Tube(TUBE))).await;
+    assert_eq!(found.expect("counted"), 1);
 }
 
 #[test]

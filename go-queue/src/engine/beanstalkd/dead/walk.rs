@@ -35,7 +35,7 @@ impl Shared {
         for tube in &tubes {
             // A name that has no tube for letters was never served.
             let Ok(dead) = dead_tube(tube) else { continue };
-            for node in &self.nodes {
+            for node in self.nodes.iter() {
                 let jobs = match walk(node, &dead).await {
                     Ok(jobs) => jobs,
                     Err(error) if self.nodes.len() == 1 => return Err(error),

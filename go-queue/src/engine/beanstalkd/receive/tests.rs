@@ -26,6 +26,7 @@ fn site(endpoints: &[&str]) -> Site {
         connect: Duration::from_secs(5),
         patience: Duration::from_secs(10),
         lease: Duration::from_secs(60),
+        quorum: endpoints.len().min(2),
         unacked: 256,
         clock: Clock::system(),
         letters: None,

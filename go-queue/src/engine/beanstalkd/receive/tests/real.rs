@@ -502,3 +502,49 @@ async fn without_a_place_for_letters_a_dead_job_is_buried_where_it_is() {
     hand.empty().await;
     assert_eq!(node.count("current-jobs-buried").await, 1);
 }
+
+#[tokio::test]
+async fn a_node_that_is_away_does_not_hide_that_a_tube_is_empty_while_every_task_is_elsewhere_too()
+{
+    let mut away = Node::start();
+    let nodes = [Node::start(), Node::start()];
+    let endpoints = [&away, &nodes[0], &nodes[1]].map(Node::endpoint);
+    let endpoints = endpoints.each_ref().map(String::as_str);
+    away.kill();
+    let mut hand = Hand::new(Site {
+        quorum: 2,
+        ..site(&endpoints)
+    });
+    hand.empty().await;
+    nodes[1].put_all(["one".to_owned()]).await;
+    let got = hand.take(1).await;
+    hand.until("something in hand or unconfirmed", 0, |hand| {
+        !hand.turn.health.empty
+    })
+    .await;
+    hand.ack(&got);
+    hand.empty().await;
+    hand.close().await;
+}
+
+#[tokio::test]
+async fn what_only_a_node_that_is_away_may_have_keeps_a_tube_from_being_empty() {
+    let mut away = Node::start();
+    let node = Node::start();
+    let endpoints = [&away, &node].map(Node::endpoint);
+    let endpoints = endpoints.each_ref().map(String::as_str);
+    away.kill();
+    let mut hand = Hand::new(Site {
+        quorum: 1,
+        ..site(&endpoints)
+    });
+    let empty = hand
+        .within(Duration::from_millis(500), 10, |hand| {
+            hand.turn.health.empty
+        })
+        .await;
+    assert!(!empty, "a task of one copy may lie there");
+    away.restart();
+    hand.empty().await;
+    hand.close().await;
+}
