@@ -1,11 +1,11 @@
 //! An engine together with its dedup store, as a lane uses the two: what is delivered has been claimed, and what is settled has
 //! been said to the store first.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use go_queue::dedup::{Answer, Ask, AskWhat, Claims, Verdict};
@@ -257,6 +257,17 @@ impl End {
         }
     }
 
+    /// How many may be handed out of what is here. A replica of what runs here waits for the store, and is none of them.
+    fn coming(&self) -> usize {
+        let of = |waits: bool| {
+            let stages = self.entries.values().filter(move |entry| {
+                matches!(entry.stage, Stage::Claiming(_) | Stage::Ready(_)) == waits
+            });
+            stages.map(|entry| entry.id).collect::<HashSet<Id>>()
+        };
+        of(true).difference(&of(false)).count()
+    }
+
     /// Lets both sides go on until neither has anything to say.
     fn exchange(
         &mut self,
@@ -275,12 +286,7 @@ impl End {
         let told = out.notice.len();
         loop {
             self.repeat_what_is_due(cx);
-            // Without those that wait for the word of the store: it keeps replicas of what runs here until that is done.
-            let inside = self
-                .entries
-                .values()
-                .filter(|entry| matches!(entry.stage, Stage::Ready(_)))
-                .count();
+            let inside = self.coming();
             self.turn.now = Instant::now();
             self.turn.open = out.open;
             self.turn.free = out
@@ -338,6 +344,34 @@ impl End {
             if inner.is_ready() && claims.is_pending() && quiet && self.entries.is_empty() {
                 // A close that is over; in a turn it would be a round with nothing in it.
                 return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl Drop for End {
+    /// Whoever vanishes takes with him only what he was handed: what was claimed for him and not handed out has not started.
+    fn drop(&mut self) {
+        let waiting: Vec<u32> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| matches!(entry.stage, Stage::Ready(_)))
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        for ticket in waiting {
+            self.ask(ticket, AskWhat::Abandon);
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        // A claim that is granted in this very moment is given back as well.
+        while self
+            .claims
+            .turn(&mut cx, &mut self.asks, &mut self.answers)
+            .is_ready()
+        {
+            for answer in std::mem::take(&mut self.answers) {
+                if matches!(answer.verdict, Verdict::Fresh { .. }) {
+                    self.ask(answer.ticket, AskWhat::Abandon);
+                }
             }
         }
     }

@@ -310,6 +310,12 @@ impl Tasks<'_> {
     }
 
     async fn settle(&mut self, who: usize, delivery: &Delivery, end: End) {
+        let early = "release_after_is_not_early_and_does_not_count";
+        let end = match end {
+            // Another copy may come before its time.
+            End::ReleaseLater if self.subject.lacks(early).is_some() => End::Release,
+            end => end,
+        };
         let (how, at, counts) = match end {
             End::Ack => (How::Ack, At::Done(Instant::now()), false),
             End::Release => (How::RELEASE, At::Ready, false),
