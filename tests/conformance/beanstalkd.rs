@@ -133,7 +133,7 @@ impl Subject for OnNodes {
         const REPLICAS: &str =
             "the other replicas of a task that is given back may come first, from other nodes";
         const LATE: &str = "a copy that was confirmed after the quorum is in no id: when its task is revoked it stays until its time, and shows it";
-        const OPEN: &str = "about one run in four fails with several nodes and Redis: a task that is ready comes late, or one that was moved comes early; why is open";
+        const OPEN: &str = "some runs fail with several nodes and Redis: a task that is ready comes late, one that was moved is not found or comes early, or a removal comes too late; why is open";
         let alone = self.proxies.len() == 1;
         match case {
             "a_named_task_is_stored_once"

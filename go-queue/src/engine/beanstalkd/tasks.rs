@@ -269,10 +269,14 @@ impl Shared {
             ));
         }
         let due = due.max(self.clock.now());
-        let place = self.moved.of(task.id()).or(task.token().map(Arc::from));
+        let given = task.token().map(Arc::from);
         match self.marks.clone() {
-            None => self.move_by_nodes(task, place, due).await,
-            Some(store) => self.move_by_mark(&*store, task, place, due).await,
+            None => {
+                let place = self.moved.of(task.id()).or(given);
+                self.move_by_nodes(task, place, due).await
+            }
+            // What is known here of an earlier move may be of an earlier task of this name: the id itself comes first.
+            Some(store) => self.move_by_mark(&*store, task, given, due).await,
         }
     }
 
@@ -294,6 +298,12 @@ impl Shared {
         if found.waits.is_empty()
             && let Noted::At(Some(moved)) = self.place_of(store, task, pointer(task.id())).await?
         {
+            found = self.find(task, Some(&moved)).await;
+        }
+        if found.waits.is_empty()
+            && let Some(moved) = self.moved.of(task.id())
+        {
+            // The store has not noted the move; this process has.
             found = self.find(task, Some(&moved)).await;
         }
         // From here on no copy starts before the new time, wherever it is.

@@ -278,3 +278,27 @@ async fn what_cannot_be_moved_stays_where_it_is() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_name_that_was_moved_and_revoked_can_be_sent_and_moved_again() {
+    let (_servers, config) = three();
+    let engine = open_with(config, Some(Notes::new() as _)).await;
+    let soon = Clock::system().now().saturating_add(hours(2));
+    let first = id_of(&send(&engine, named("n")).await.expect("stored"));
+    assert_eq!(
+        reschedule(&engine, &first, soon).await.expect("told"),
+        Rescheduled::Rescheduled
+    );
+    assert_eq!(
+        revoke(&engine, &first).await.expect("told"),
+        Revoked::Revoked
+    );
+    let second = send(&engine, named("n")).await.expect("stored");
+    assert!(!second.existed);
+    assert_eq!(
+        reschedule(&engine, &id_of(&second), soon)
+            .await
+            .expect("told"),
+        Rescheduled::Rescheduled
+    );
+}
