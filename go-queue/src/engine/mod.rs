@@ -14,6 +14,8 @@
 pub mod beanstalkd;
 mod dead;
 mod error;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod memory;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

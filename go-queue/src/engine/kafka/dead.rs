@@ -1,0 +1,1 @@
+//! Dead letters: records of the topic `<topic>-dlt`.

@@ -1,0 +1,1 @@
+//! The consuming side: one client for each end.

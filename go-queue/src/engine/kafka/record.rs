@@ -1,0 +1,1 @@
+//! How a message is laid out as a record of Kafka: key, payload and headers.

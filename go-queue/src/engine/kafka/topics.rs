@@ -1,0 +1,1 @@
+//! Topics at start: those that are missing are created, or said.

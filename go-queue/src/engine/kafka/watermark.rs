@@ -1,0 +1,1 @@
+//! Up to where the work on a partition is finished without a hole.
