@@ -127,7 +127,12 @@ impl Expansion<'_> {
         let name = self.name_of(place, item);
         let payload = local("payload");
         // Where rustc says "defined here", it is the function and its parameter.
-        let named = |name: &str| Ident::new(name, Span::call_site().located_at(self.function.sig.ident.span()));
+        let named = |name: &str| {
+            Ident::new(
+                name,
+                Span::call_site().located_at(self.function.sig.ident.span()),
+            )
+        };
         let cfgs = self.function.cfgs();
         let (builder, shown) = match self.side {
             Side::Dq => (quote!(Enqueue), "tube"),
@@ -306,7 +311,8 @@ impl Expansion<'_> {
     fn errors(&self, parameters: &Parameters) -> TokenStream {
         let krate = &self.options.krate;
         let function = &self.function.sig.ident;
-        let call = (0..=parameters.extractors.len()).map(|_| quote!(#krate::private::kinds::argument()));
+        let call =
+            (0..=parameters.extractors.len()).map(|_| quote!(#krate::private::kinds::argument()));
         let awaited = self.function.sig.asyncness.map(|_| quote!(.awaited()));
         quote! {
             || {
@@ -321,7 +327,11 @@ impl Expansion<'_> {
         let (krate, handle, vis) = (&self.options.krate, &self.handle, &self.vis);
         let cfgs = self.function.cfgs();
         let absent = |name: &str, builder: &str, why: &str| {
-            let (name, builder, why) = (format_ident!("{name}"), format_ident!("{builder}"), format_ident!("{why}"));
+            let (name, builder, why) = (
+                format_ident!("{name}"),
+                format_ident!("{builder}"),
+                format_ident!("{why}"),
+            );
             let time = (name != "now" && name != "push").then(|| quote!(, _: T));
             let of_time = time.is_some().then(|| quote!(<T>));
             quote! {

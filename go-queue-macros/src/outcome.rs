@@ -1,5 +1,6 @@
 //! `#[derive(Outcome)]`: one word on each variant of an error says what it asks for.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use proc_macro2::{Ident, TokenStream};
@@ -122,7 +123,9 @@ impl Reader {
         for attr in attrs.iter().filter(|attr| attr.path().is_ident("outcome")) {
             match &attr.meta {
                 Meta::List(list) => {
-                    for entry in entries::read(list.tokens.clone(), &["crate"], &mut self.problems).all {
+                    for entry in
+                        entries::read(list.tokens.clone(), &["crate"], &mut self.problems).all
+                    {
                         self.misplaced_word(&entry, HOW);
                     }
                 }
@@ -154,8 +157,10 @@ impl Reader {
                         "this is said of a whole error: put it above the variant or the struct",
                     );
                 } else if said.is_some() || by_field.is_some() {
-                    self.problems
-                        .at(attr, "an error asks for one thing, and this one has said it already");
+                    self.problems.at(
+                        attr,
+                        "an error asks for one thing, and this one has said it already",
+                    );
                 } else {
                     self.alone(attr, "transparent");
                     by_field = Some(Asks::Transparent(
@@ -294,10 +299,12 @@ impl Reader {
         }
         let number = syn::parse2::<LitInt>(value.clone());
         let member = match &number {
-            Ok(number) if number.suffix().is_empty() => number
-                .base10_parse()
-                .ok()
-                .map(|index| Member::Unnamed(Index { index, span: number.span() })),
+            Ok(number) if number.suffix().is_empty() => number.base10_parse().ok().map(|index| {
+                Member::Unnamed(Index {
+                    index,
+                    span: number.span(),
+                })
+            }),
             Ok(_) => None,
             Err(_) => syn::parse2::<Ident>(value.clone()).ok().map(Member::Named),
         };
@@ -341,7 +348,10 @@ fn no_field(given: &str, is_name: bool, fields: &Fields) -> String {
         None if names.is_empty() => {
             format!("there is no field `{given}`: write a duration, `after = \"10s\"`")
         }
-        None => format!("there is no field `{given}`; there are {}", names.join(", ")),
+        None => format!(
+            "there is no field `{given}`; there are {}",
+            names.join(", ")
+        ),
     }
 }
 
@@ -352,10 +362,13 @@ fn word_of(attr: &Attribute) -> Option<&'static str> {
 fn implementation(krate: &TokenStream, input: &DeriveInput, cases: &[Case]) -> TokenStream {
     let name = &input.ident;
     let (generics, arguments, bounds) = input.generics.split_for_impl();
-    let mut bounds = bounds.map_or_else(|| quote!(where), |bounds| {
-        let comma = (!bounds.predicates.empty_or_trailing()).then(|| quote!(,));
-        quote!(#bounds #comma)
-    });
+    let mut bounds = bounds.map_or_else(
+        || quote!(where),
+        |bounds| {
+            let comma = (!bounds.predicates.empty_or_trailing()).then(|| quote!(,));
+            quote!(#bounds #comma)
+        },
+    );
     let types: Vec<_> = input.generics.type_params().map(|one| &one.ident).collect();
     if !types.is_empty() {
         // Without a parameter this would only be told twice.
@@ -386,6 +399,7 @@ fn implementation(krate: &TokenStream, input: &DeriveInput, cases: &[Case]) -> T
     let table = table(cases);
     quote! {
         #[automatically_derived]
+        #[diagnostic::do_not_recommend]
         #[doc = #table]
         impl #generics #krate::outcome::ClassifyError for #name #arguments #bounds {
             const CASES: &'static [#krate::outcome::ErrorCase] = &[#(#rows),*];
@@ -460,7 +474,8 @@ fn table(cases: &[Case]) -> String {
             Asks::Skip => "skip".to_owned(),
             Asks::Transparent(_, ty) => format!("what the `{}` in it asks for", plain(ty)),
         };
-        table.push_str(&format!("| `{}` | {asks} |\n", case.name));
+        // Writing into a text cannot fail.
+        let _ = writeln!(table, "| `{}` | {asks} |", case.name);
     }
     table
 }

@@ -318,6 +318,7 @@ pub trait ClassifyError: fmt::Display {
     fn classify(&self) -> ErrorClass;
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: ClassifyError> ClassifyError for Box<E> {
     const CASES: &'static [ErrorCase] = E::CASES;
 
@@ -326,6 +327,7 @@ impl<E: ClassifyError> ClassifyError for Box<E> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: ClassifyError> ClassifyError for Arc<E> {
     const CASES: &'static [ErrorCase] = E::CASES;
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::handler::context::About;
 use crate::handler::extract::Rejection;
-use crate::handler::{Context, FromContext, Handle, Kind, Missing, Run};
 use crate::handler::payload::Payload;
+use crate::handler::{Context, FromContext, Handle, Kind, Missing, Run};
 use crate::message::{ContentType, Message};
 use crate::outcome::{BoxError, ErrorClass, Outcome, wrong_length};
 
@@ -119,9 +119,7 @@ impl Undecoded {
 }
 
 /// How a payload is encoded, from the function that decodes it: errors about it are the same as those of the other uses.
-pub const fn content<'a, P: Payload<'a>>(
-    _: fn(&'a Message) -> Result<P, BoxError>,
-) -> ContentType {
+pub const fn content<'a, P: Payload<'a>>(_: fn(&'a Message) -> Result<P, BoxError>) -> ContentType {
     P::CONTENT
 }
 
@@ -143,12 +141,14 @@ pub trait Wait {
     fn class(&self) -> ErrorClass;
 }
 
+#[diagnostic::do_not_recommend]
 impl Wait for Duration {
     fn class(&self) -> ErrorClass {
         ErrorClass::RetryAfter(*self)
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl Wait for Option<Duration> {
     fn class(&self) -> ErrorClass {
         self.map_or(ErrorClass::Retry, ErrorClass::RetryAfter)
@@ -456,7 +456,8 @@ mod tests {
     #[test]
     fn every_documented_return_type_is_taken() {
         use kinds::{
-            KindClassified as _, KindClassifiedWithSources as _, KindNative as _, KindShown as _, Probe,
+            KindClassified as _, KindClassifiedWithSources as _, KindNative as _, KindShown as _,
+            Probe,
         };
         macro_rules! outcome {
             ($value:expr) => {{
@@ -518,10 +519,7 @@ mod tests {
             Outcome::retry("says")
         );
         let sourced = SaysWithSource(std::io::Error::other("root"));
-        assert_eq!(
-            outcome!(Err::<(), _>(sourced)),
-            Outcome::dead("top: root")
-        );
+        assert_eq!(outcome!(Err::<(), _>(sourced)), Outcome::dead("top: root"));
         let with_source = anyhow::anyhow!("root").context("top");
         assert_eq!(
             outcome!(Err::<(), _>(with_source)),

@@ -389,8 +389,16 @@ async fn an_error_says_by_itself_what_it_asks_for(stage: Stage) {
         .map(|letter| (letter.reason.to_string(), letter.attempts))
         .collect();
     told.sort();
-    let want = [("at the vault: locked", 1), ("busy", 2), ("stolen", 1), ("wait", 2)];
-    assert_eq!(told, want.map(|(reason, attempts)| (reason.to_owned(), attempts)));
+    let want = [
+        ("at the vault: locked", 1),
+        ("busy", 2),
+        ("stolen", 1),
+        ("wait", 2),
+    ];
+    assert_eq!(
+        told,
+        want.map(|(reason, attempts)| (reason.to_owned(), attempts))
+    );
     trail.reach(8).await;
     assert_eq!(trail.sorted(), ["1", "1", "2", "2", "3", "4", "5", "6"]);
     until("all are settled", || {

@@ -79,7 +79,8 @@ pub struct State<T>(pub T);
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be state",
     label = "cannot be state",
-    note = "state is cloned for each run, and runs are on several threads: it is `Clone + Send + Sync`; what is not `Clone` goes into an `Arc`"
+    note = "state is cloned for each run, and runs are on several threads, so it is `Clone + Send + Sync`: add `#[derive(Clone)]`, or put it into \
+            an `Arc`"
 )]
 pub trait Shared: Clone + Send + Sync + 'static {}
 
