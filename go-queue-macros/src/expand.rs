@@ -52,8 +52,8 @@ pub(crate) struct Expansion<'a> {
     pub(crate) side: Side,
     pub(crate) function: &'a Function,
     pub(crate) options: &'a Options,
-    handle: Ident,
-    vis: TokenStream,
+    pub(crate) handle: Ident,
+    pub(crate) vis: TokenStream,
 }
 
 /// The type that stands for the handler. Its span is the attribute's, at the place of the name, so that no lint of the user
@@ -303,9 +303,7 @@ impl Expansion<'_> {
             }
         }
     }
-}
 
-impl Expansion<'_> {
     /// What the errors of the function ask for. Its return type is found out by a call that is never made: named a second time, a
     /// type that is not there would be told twice.
     fn errors(&self, parameters: &Parameters) -> TokenStream {
@@ -318,51 +316,6 @@ impl Expansion<'_> {
             || {
                 use #krate::private::kinds::{NoCases as _, SaysCases as _};
                 (&#krate::private::kinds::Cases::of(|| #function(#(#call),*))#awaited).cases()
-            }
-        }
-    }
-
-    /// Constructors that it does not have. Whoever calls one is told why not.
-    fn absent(&self, item: &Type) -> TokenStream {
-        let (krate, handle, vis) = (&self.options.krate, &self.handle, &self.vis);
-        let cfgs = self.function.cfgs();
-        let absent = |name: &str, builder: &str, why: &str| {
-            let (name, builder, why) = (
-                format_ident!("{name}"),
-                format_ident!("{builder}"),
-                format_ident!("{why}"),
-            );
-            let time = (name != "now" && name != "push").then(|| quote!(, _: T));
-            let of_time = time.is_some().then(|| quote!(<T>));
-            quote! {
-                #[doc(hidden)]
-                #vis fn #name #of_time (_: #item #time) -> #krate::producer::#builder
-                where
-                    for<'a> #krate::private::absent::Here<'a>: #krate::private::absent::#why,
-                {
-                    #krate::private::absent::nothing()
-                }
-            }
-        };
-        let tasks = |why| ["now", "delay", "at"].map(|name| absent(name, "Enqueue", why));
-        let silent = !self.options.producer;
-        let functions: Vec<_> = match self.side {
-            Side::Dq if silent => tasks("Constructors").into(),
-            Side::Dq => vec![absent("push", "Push", "RecordsOfTubes")],
-            Side::Kq => {
-                let push = if silent {
-                    Some("Constructors")
-                } else {
-                    (self.options.places.len() > 1).then_some("OneTopic")
-                };
-                let push = push.map(|why| absent("push", "Push", why));
-                tasks("TasksOfTopics").into_iter().chain(push).collect()
-            }
-        };
-        quote! {
-            #(#cfgs)*
-            impl #handle {
-                #(#functions)*
             }
         }
     }

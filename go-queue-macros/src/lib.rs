@@ -4,6 +4,7 @@
 //! All do everything in one pass and go on after a mistake, so that one build shows all mistakes of a handler, each at its
 //! own token. Whatever is wrong, the function itself is always there.
 
+mod absent;
 mod bound;
 mod entries;
 mod expand;

@@ -223,7 +223,7 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// What a handler may return: `()`, [`Outcome`], `Vec<Outcome>` (batches), and `Result` of these with an error.
+/// What a handler may return: `()`, [`Outcome`](enum@Outcome), `Vec<Outcome>` (batches), and `Result` of these with an error.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be returned from a handler",
     label = "not a handler's return type",
