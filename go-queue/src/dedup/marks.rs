@@ -22,7 +22,7 @@ pub trait Marks: Send + Sync + fmt::Debug {
     ///
     /// # Cancel safety
     /// If the future is dropped the marks may or may not have been set.
-    fn mark(&self, marks: Vec<Mark>) -> BoxFuture<'_, Vec<Result<Marked, StoreDown>>>;
+    fn mark(&self, marks: Vec<Mark>) -> BoxFuture<'_, Vec<Result<Told, StoreDown>>>;
 
     /// The index of the dead letters.
     fn dead_index(&self) -> Arc<dyn DeadIndex>;
@@ -115,6 +115,8 @@ pub struct Mark {
 pub enum MarkWhat {
     /// A named task is about to be stored by the holder of this token. Unless it is known to be stored, running, done or dead the
     /// answer is `Set`: then it is to be stored, also if another producer has announced it, because that one may have died.
+    /// The answer says under which id: that of the [generation](Id::generation) that has the name, which is a new one if the last
+    /// was revoked.
     Announce {
         /// Of this attempt to store it.
         token: u64,
@@ -146,8 +148,19 @@ pub enum MarkWhat {
     },
     /// A dead letter is to run again: its end is forgotten.
     Replay,
+    /// A dead letter was thrown away: no copy of it may start any more, and its name is free.
+    Purge,
     /// Takes back a `Revoke` or `NotBefore` that turned out to concern nothing.
     Forget,
+}
+
+/// The answer to a mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// What the store says.
+    pub marked: Marked,
+    /// Of which task: another generation of the name than was asked for, where `Announce` found one.
+    pub id: Id,
 }
 
 /// What the store says.

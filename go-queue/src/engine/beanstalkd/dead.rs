@@ -404,7 +404,7 @@ impl Shared {
             keep: self.config.keep(tube),
         };
         match marks.mark(vec![mark]).await.pop() {
-            Some(Ok(marked)) => Ok(marked),
+            Some(Ok(told)) => Ok(told.marked),
             Some(Err(down)) => Err(away("settle a dead letter", down.to_string())),
             None => Err(away("settle a dead letter", "the store did not answer")),
         }
@@ -477,8 +477,7 @@ impl Shared {
             },
         };
         // It may be sent again under its name, but what lies on a node that is away now must not run when that returns.
-        self.mark(&tube, id, MarkWhat::Replay).await?;
-        self.mark(&tube, id, MarkWhat::Revoke).await?;
+        self.mark(&tube, id, MarkWhat::Purge).await?;
         self.remove(cursor, &copies).await
     }
 

@@ -230,7 +230,7 @@ impl Tasks<'_> {
         let sent = slice.clone();
         let began = Instant::now();
         for (published, out) in publish(&self.engine, slice).await.into_iter().zip(sent) {
-            assert_eq!(published.id, out.id);
+            assert_eq!(published.id.in_generation(0), out.id);
             let id = out.id;
             let before = self.known.get(&id).map(|known| (known.at, known.named));
             let existed = match before {
@@ -295,8 +295,13 @@ impl Tasks<'_> {
                     left -= 1;
                     let known = self
                         .known
-                        .get_mut(&delivery.message.id)
+                        .get_mut(&delivery.message.id.in_generation(0))
                         .expect("it was sent");
+                    assert_eq!(
+                        delivery.message.id,
+                        known.task.id(),
+                        "what has the name now"
+                    );
                     assert_eq!(known.at, At::Ready, "only what is ready is delivered");
                     assert_eq!(delivery.message.attempt, known.starts + 1);
                     known.at = At::Held(who);
@@ -342,7 +347,10 @@ impl Tasks<'_> {
         };
         self.consumer(who).await.settle(delivery.receipt, how).await;
         self.settled[who] = true;
-        let known = self.known.get_mut(&delivery.message.id).expect("known");
+        let known = self
+            .known
+            .get_mut(&delivery.message.id.in_generation(0))
+            .expect("known");
         known.at = at;
         known.starts += u32::from(counts);
     }
@@ -440,6 +448,7 @@ impl Tasks<'_> {
 
     /// The cursor of a dead task, once it is listed.
     async fn cursor(&mut self, id: Id) -> u64 {
+        let id = self.known[&id].task.id();
         cursor_of(&self.engine, &self.to, id, &mut self.consumers).await
     }
 
@@ -469,7 +478,10 @@ impl Tasks<'_> {
             consumer.close().await;
         }
         for (_, delivery) in mine {
-            let known = self.known.get_mut(&delivery.message.id).expect("known");
+            let known = self
+                .known
+                .get_mut(&delivery.message.id.in_generation(0))
+                .expect("known");
             known.at = At::Ready;
             known.starts += u32::from(crash);
         }
