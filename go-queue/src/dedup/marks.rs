@@ -141,12 +141,13 @@ pub enum MarkWhat {
     },
     /// Its dead letter is kept: no replica may start any more. Set by the engine once the letter is stored, not by the lane
     /// that gave the task up: a process that dies between the two must leave a task that runs again, never one that is
-    /// neither run nor found among the dead letters.
+    /// neither run nor found among the dead letters. Not set where the letter was replayed or purged meanwhile, or somebody
+    /// else has run the task.
     Dead {
         /// How often it was started.
         attempts: u32,
     },
-    /// A dead letter is to run again: its end is forgotten.
+    /// A dead letter is to run again: its end is forgotten. From then on it is a task that is about to be stored.
     Replay,
     /// A dead letter was thrown away: no copy of it may start any more, and its name is free.
     Purge,
@@ -175,6 +176,8 @@ pub enum Marked {
     Running,
     /// Not set: it has run.
     Done,
+    /// Not set: it was given up, and its dead letter is being written.
+    Dying,
     /// Not set: it is among the dead letters.
     Dead,
     /// Not set: it was revoked.
@@ -228,6 +231,12 @@ pub trait DeadIndex: Send + Sync + fmt::Debug {
 
     /// Removes one. Answers whether this call removed it: of two that try, one is told so.
     fn remove(&self, cursor: u64) -> BoxFuture<'_, Result<bool, StoreDown>>;
+
+    /// Those of these tubes whose letters the index may lack: nobody has trusted it for them since it lost everything.
+    fn doubted(&self, tubes: Vec<Name>) -> BoxFuture<'_, Result<Vec<Name>, StoreDown>>;
+
+    /// The index has all letters of this tube.
+    fn trust(&self, tube: Name) -> BoxFuture<'_, Result<(), StoreDown>>;
 
     /// How many there are.
     fn count(&self, tube: Option<Name>) -> BoxFuture<'_, Result<u64, StoreDown>>;

@@ -423,13 +423,16 @@ fn changed(
             })
         }
         MarkWhat::Dead { attempts } => match value {
-            Some(Value::Done { .. } | Value::GoLock | Value::Taken | Value::Unknown) => refused(),
-            Some(Value::Running { .. }) if runs => refused(),
-            _ => write(Value::Dead { attempt: *attempts }),
+            None | Some(Value::Dying { .. } | Value::Dead { .. }) => {
+                write(Value::Dead { attempt: *attempts })
+            }
+            _ => refused(),
         },
         MarkWhat::Replay => match value {
-            Some(Value::Dead { .. } | Value::Dying { .. } | Value::Revoked) => forget(),
-            None => (Marked::Set, Change::None),
+            // Who is late to say that it is dead finds that it is not any more.
+            None | Some(Value::Dead { .. } | Value::Dying { .. } | Value::Revoked) => {
+                write(Value::Announced { token: 0 })
+            }
             _ => refused(),
         },
         MarkWhat::Purge => match value {
@@ -453,7 +456,8 @@ fn refusal(value: Option<Value<'_>>, now: u64) -> Marked {
         )
         | None => Marked::Stored(None),
         Some(Value::Stored { place }) => Marked::Stored(Some(Arc::from(place))),
-        Some(Value::Dying { .. } | Value::Dead { .. }) => Marked::Dead,
+        Some(Value::Dying { .. }) => Marked::Dying,
+        Some(Value::Dead { .. }) => Marked::Dead,
         Some(Value::Revoked) => Marked::Revoked,
         // A lock of a Go worker outlives its run by most of an hour; whether it still runs cannot be told.
         Some(Value::Done { .. } | Value::GoLock | Value::Unknown) => Marked::Done,

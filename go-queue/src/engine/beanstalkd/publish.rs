@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use super::config::Wire;
 use super::copies::{Job, Refusal};
 use super::replicas::{NotPlaced, Placed, Replica};
-use super::{ENGINE, Shared};
+use super::{ENGINE, Shared, UNFINISHED};
 use crate::dedup::{Mark, MarkWhat, Marked, StoreDown};
 use crate::engine::{
     BoxFuture, DEFAULT_PRIORITY, MAX_TASK_LEN, Outgoing, Publish, PublishError, Published,
@@ -331,7 +331,9 @@ impl Shared {
                     continue;
                 }
                 Ok((id, Marked::Stored(place))) => (id, place),
-                Ok((id, Marked::Running | Marked::Done | Marked::Dead)) => (id, None),
+                Ok((id, Marked::Running | Marked::Done | Marked::Dying | Marked::Dead)) => {
+                    (id, None)
+                }
                 Err(StoreDown { why }) => {
                     let why = format!(
                         "whether a task with this name is stored is not known, because the dedup store did not answer: {why}"
@@ -382,12 +384,15 @@ impl Shared {
         }
     }
 
-    /// A mark that is kept until the task is due and a while longer.
+    /// A mark that is kept until the task is due and a while longer: a task that is not done is known, however late its workers are.
     pub(crate) fn mark(&self, tube: &Name, id: Id, due: WallTime, what: MarkWhat) -> Mark {
         let mut keep = self.config.keep(tube);
         if self.config.tube(tube).wire.is_go_queue() {
             // Go workers run what comes up to half an hour late and is not marked.
             keep = keep.max(go_queue::CLAIM_LIFE);
+        }
+        if !matches!(what, MarkWhat::Revoke) {
+            keep = keep.max(UNFINISHED);
         }
         Mark {
             tube: tube.clone(),

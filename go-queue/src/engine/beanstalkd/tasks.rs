@@ -637,7 +637,7 @@ fn revoked(marked: &Marked) -> Revoked {
     match marked {
         Marked::Set | Marked::Stored(_) => Revoked::Revoked,
         Marked::Running => Revoked::Running,
-        Marked::Done | Marked::Dead => Revoked::AlreadyRun,
+        Marked::Done | Marked::Dying | Marked::Dead => Revoked::AlreadyRun,
         Marked::Revoked => Revoked::Unknown,
     }
 }
@@ -646,7 +646,7 @@ fn rescheduled(marked: &Marked) -> Rescheduled {
     match marked {
         Marked::Set | Marked::Stored(_) => Rescheduled::Rescheduled,
         Marked::Running => Rescheduled::Running,
-        Marked::Done | Marked::Dead => Rescheduled::AlreadyRun,
+        Marked::Done | Marked::Dying | Marked::Dead => Rescheduled::AlreadyRun,
         Marked::Revoked => Rescheduled::Unknown,
     }
 }

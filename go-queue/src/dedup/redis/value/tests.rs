@@ -236,7 +236,7 @@ fn a_task_is_revoked_unless_it_runs_or_has_run() {
     }
     mark(&MarkWhat::Revoke, RUNS, &Marked::Running, RUNS);
     mark(&MarkWhat::Revoke, "D", &Marked::Done, "D");
-    mark(&MarkWhat::Revoke, "Z:1:a:5", &Marked::Dead, "Z:1:a:5");
+    mark(&MarkWhat::Revoke, "Z:1:a:5", &Marked::Dying, "Z:1:a:5");
     mark(&MarkWhat::Revoke, "V", &Marked::Revoked, "V");
     mark(
         &MarkWhat::Revoke,
@@ -269,14 +269,18 @@ fn a_moved_task_waits_for_its_new_time_and_keeps_its_count() {
 #[test]
 fn a_dead_letter_is_kept_first_and_replayed_once() {
     let dead = || MarkWhat::Dead { attempts: 9 };
-    for given_up in ["Z:9:a:5", "", "W:9:a:5", OVER, "X:9"] {
+    for given_up in ["Z:9:a:5", "", "X:9"] {
         mark(&dead(), given_up, &Marked::Set, "X:9");
     }
+    for goes_on in ["P:0", "W:9:a:5", OVER] {
+        mark(&dead(), goes_on, &Marked::Stored(None), goes_on);
+    }
+    mark(&dead(), "V", &Marked::Revoked, "V");
     mark(&dead(), RUNS, &Marked::Running, RUNS);
     mark(&dead(), "D", &Marked::Done, "D");
-    mark(&MarkWhat::Replay, "X:9", &Marked::Set, "");
-    mark(&MarkWhat::Replay, "Z:9:a:5", &Marked::Set, "");
-    mark(&MarkWhat::Replay, "", &Marked::Set, "");
+    mark(&MarkWhat::Replay, "X:9", &Marked::Set, "P:0");
+    mark(&MarkWhat::Replay, "Z:9:a:5", &Marked::Set, "P:0");
+    mark(&MarkWhat::Replay, "", &Marked::Set, "P:0");
     mark(&MarkWhat::Replay, RUNS, &Marked::Running, RUNS);
     mark(&MarkWhat::Replay, "D", &Marked::Done, "D");
     for thrown_away in ["X:9", "Z:9:a:5", ""] {
