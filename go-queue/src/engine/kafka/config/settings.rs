@@ -23,8 +23,12 @@ pub(crate) struct Member<'a> {
     pub(crate) partitions: usize,
 }
 
-/// Room for the headers that the engine adds, and for the client's own count.
-const OVERHEAD: usize = 48_576;
+/// The largest record that the client takes. Ours are smaller; a dead letter may be a foreign record of any size, and what is too
+/// large is for the brokers to say.
+const MAX_FOREIGN_LEN: usize = 256 << 20;
+
+/// Room for one whole record in what a fetch brings.
+const ROOM: usize = MAX_RECORD_LEN + 48_576;
 
 impl Config {
     /// The settings of every client of this engine.
@@ -76,7 +80,7 @@ impl Config {
         // What is on its way beyond the queue is bounded too, but a batch always fits: the client asks again with more room.
         let partition = fetch.partition.min((share / 2).max(64 << 10));
         // The client wants room for one whole message here.
-        let max = fetch.max.max(MAX_RECORD_LEN + OVERHEAD).max(partition);
+        let max = fetch.max.max(ROOM).max(partition);
 
         let mut settings = self.common();
         settings
@@ -143,15 +147,22 @@ impl Config {
             .set("batch.size", producer.batch.to_string())
             .set("compression.type", compression(producer.compression))
             .set("message.timeout.ms", millis(producer.message_timeout))
-            .set("message.max.bytes", (MAX_RECORD_LEN + OVERHEAD).to_string())
+            .set("message.max.bytes", MAX_FOREIGN_LEN.to_string())
+            // The engine counts what waits. The client's own count stays high until a whole batch is answered, so it has more room.
             .set(
                 "queue.buffering.max.messages",
-                producer.queue_messages.to_string(),
+                producer
+                    .queue_messages
+                    .saturating_mul(2)
+                    .max(10_000)
+                    .to_string(),
             )
             .set(
                 "queue.buffering.max.kbytes",
-                (producer.queue_bytes / 1024).to_string(),
+                ((producer.queue_bytes + MAX_FOREIGN_LEN) / 512).to_string(),
             )
+            // Records without a key use every partition at once, as on the other engines.
+            .set("sticky.partitioning.linger.ms", millis(producer.linger * 2))
             // How long a topic that nobody knows may still be on its way to the brokers.
             .set(
                 "topic.metadata.propagation.max.ms",
@@ -167,9 +178,33 @@ impl Config {
         settings
     }
 
+    /// The settings of a client that changes topics.
+    pub(crate) fn admin_settings(&self) -> ClientConfig {
+        let mut settings = self.common();
+        settings.set("client.id", format!("{}-admin", self.client_id));
+        for (name, value) in &self.producer.properties {
+            // What belongs to every client: how the brokers are reached.
+            if [
+                "ssl.",
+                "sasl.",
+                "security.",
+                "socket.",
+                "broker.",
+                "client.",
+                "api.",
+            ]
+            .iter()
+            .any(|part| name.starts_with(part))
+            {
+                settings.set(&**name, value.expose());
+            }
+        }
+        settings
+    }
+
     /// The settings of a client that only looks: it belongs to no group and commits nothing.
     pub(crate) fn reader_settings(&self) -> ClientConfig {
-        let mut settings = self.common();
+        let mut settings = self.admin_settings();
         settings
             .set("client.id", format!("{}-reader", self.client_id))
             // The client wants a group for its queue. Nothing joins it.
