@@ -5,9 +5,9 @@
 //! about a partition happens in one place and in one order.
 
 mod figures;
-mod graves;
 mod leave;
 mod rebalance;
+mod seat;
 mod slice;
 mod start;
 mod state;
@@ -24,14 +24,15 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 use super::ENGINE;
+use super::dead::{Letter, Outbox};
 use super::raw::{Bell, Client, Event, Room, describe};
 use crate::delivery::{Delivery, How, Notice, Receipt, Settlement};
 use crate::engine::{EngineError, Order, Receive, Subscribe, Turn};
 use crate::message::Message;
 use crate::name::{Name, Place};
 
-pub(super) use graves::{Graves, Letter};
 pub(super) use leave::Leavers;
+pub(super) use seat::{Seat, Seats};
 pub(super) use start::pin_start;
 
 use figures::Figures;
@@ -61,6 +62,7 @@ pub(super) struct TopicEnd {
     bell: Arc<Bell>,
     topic: Name,
     group: Name,
+    label: Arc<str>,
     order: Order,
     drain: Duration,
     /// The partition that is served next.
@@ -72,7 +74,7 @@ pub(super) struct TopicEnd {
     spares: Spares,
     /// At most so many bytes are in hand.
     memory: usize,
-    graves: Box<dyn Graves>,
+    outbox: Outbox,
     /// Dead letters under way, by ticket: slot, epoch, offset.
     letters: HashMap<u64, (usize, u32, i64)>,
     tickets: u64,
@@ -84,6 +86,8 @@ pub(super) struct TopicEnd {
     /// Settlements that came too late.
     stale: u64,
     leavers: Leavers,
+    /// Until the client is gone.
+    seat: Option<Seat>,
     leaver: Option<Leaver>,
     /// When closing began.
     closing: Option<Instant>,
@@ -108,8 +112,9 @@ impl TopicEnd {
         settings: &rdkafka::ClientConfig,
         to: &Subscribe,
         memory: usize,
-        graves: Box<dyn Graves>,
+        outbox: Outbox,
         leavers: Leavers,
+        seat: Seat,
     ) -> Result<Self, EngineError> {
         let (Place::Topic(topic), Some(group)) = (&to.place, &to.group) else {
             return Err(EngineError::Unsupported {
@@ -136,6 +141,7 @@ impl TopicEnd {
             bell,
             topic: topic.clone(),
             group: group.clone(),
+            label: Arc::clone(&to.label),
             order: to.order,
             drain: to.drain,
             next: 0,
@@ -144,7 +150,7 @@ impl TopicEnd {
             copier: Copier::new(topic, group.clone()),
             spares: Spares::default(),
             memory,
-            graves,
+            outbox,
             letters: HashMap::new(),
             tickets: 0,
             stored: Vec::new(),
@@ -154,6 +160,7 @@ impl TopicEnd {
             tick: Box::pin(tokio::time::sleep(TICK)),
             stale: 0,
             leavers,
+            seat: Some(seat),
             leaver: None,
             closing: None,
         })
@@ -161,14 +168,6 @@ impl TopicEnd {
 
     fn tracks(&self) -> impl Iterator<Item = &Track> {
         self.tracks.iter().flatten()
-    }
-
-    /// The track that a receipt or a ticket means, if its epoch is not over.
-    fn track(&mut self, slot: usize, epoch: u32) -> Option<&mut Track> {
-        self.tracks
-            .get_mut(slot)?
-            .as_mut()
-            .filter(|track| track.epoch == epoch)
     }
 
     fn settle(&mut self, turn: &mut Turn) {
@@ -200,23 +199,27 @@ impl TopicEnd {
                 self.tickets += 1;
                 self.letters
                     .insert(self.tickets, (slot, receipt.epoch, offset));
-                let letter = Letter {
+                self.outbox.take(Letter {
+                    ticket: self.tickets,
+                    topic: self.topic.clone(),
+                    group: self.group.clone(),
+                    handler: Arc::clone(&self.label),
                     message,
                     reason,
                     attempts,
-                };
-                self.graves.bury(self.tickets, letter);
+                });
             }
         }
     }
 
     /// Hears which dead letters are stored.
-    fn hear_graves(&mut self, cx: &mut Context<'_>) {
+    fn hear_outbox(&mut self, cx: &mut Context<'_>) {
         if self.letters.is_empty() {
             return;
         }
         let mut stored = std::mem::take(&mut self.stored);
-        self.graves.poll(cx, &mut stored);
+        // Ready or not, the tickets tell.
+        let _ = self.outbox.poll(cx, &mut stored);
         for ticket in stored.drain(..) {
             let Some((slot, epoch, offset)) = self.letters.remove(&ticket) else {
                 continue;
@@ -395,7 +398,7 @@ impl TopicEnd {
 
     /// Whether a partition may be taken from. It stops while what it should give up cannot be written.
     fn takes_from(&self, track: &Track) -> bool {
-        track.takes_more() && (track.dying.is_empty() || self.graves.trouble().is_none())
+        track.takes_more() && (track.dying.is_empty() || self.outbox.trouble().is_none())
     }
 
     /// Takes a slice of one partition. Answers whether anything was taken out of any queue.
@@ -552,7 +555,7 @@ impl TopicEnd {
         let trouble = if self.letters.is_empty() {
             None
         } else {
-            self.graves.trouble()
+            self.outbox.trouble().cloned()
         };
         let key = || {
             let (partition, offset) = stuck?;
@@ -597,7 +600,7 @@ impl Receive for TopicEnd {
         let (delivered, noticed) = (turn.deliver.len(), turn.notice.len());
         self.settle(turn);
         loop {
-            self.hear_graves(cx);
+            self.hear_outbox(cx);
             self.poll_events(turn)?;
             self.tell(turn.now);
             self.finish_leaving(turn);
@@ -626,7 +629,7 @@ impl Receive for TopicEnd {
 
     fn close(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Poll<Result<(), EngineError>> {
         self.settle(turn);
-        self.hear_graves(cx);
+        self.hear_outbox(cx);
         self.leave(cx, turn.now)
     }
 }

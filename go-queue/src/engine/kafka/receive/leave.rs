@@ -158,6 +158,7 @@ impl TopicEnd {
         self.tracks.clear();
         let said = Arc::new(Mutex::new(None));
         let (bell, leaving) = (Arc::clone(&self.bell), self.leavers.enter());
+        let seat = self.seat.take();
         let tell = |said: &Mutex<Option<_>>, bell: &Bell, answer| {
             *said.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
             bell.ring();
@@ -169,7 +170,7 @@ impl TopicEnd {
             tell(&answer, &bell, left);
             // Ends the threads of the client. Only then the engine is closed.
             drop(farewell);
-            drop(leaving);
+            drop((seat, leaving));
         });
         if let Err(error) = spawned {
             // What was moved into the thread is destroyed here, which waits a little: rare enough.

@@ -21,12 +21,14 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 pub(in super::super) fn pin_start(
     settings: &ClientConfig,
     topic: &str,
-    partitions: i32,
+    partitions: u32,
     bound: Duration,
 ) -> KafkaResult<bool> {
     let client: BaseConsumer = settings.create()?;
-    let mut asked = TopicPartitionList::with_capacity(partitions.unsigned_abs() as usize);
-    asked.add_partition_range(topic, 0, partitions - 1);
+    let mut asked = TopicPartitionList::with_capacity(partitions as usize);
+    for partition in 0..partitions {
+        asked.add_partition(topic, partition.cast_signed());
+    }
     let missing = |client: &BaseConsumer| -> KafkaResult<Vec<i32>> {
         let known = client.committed_offsets(asked.clone(), bound)?;
         let known = known.elements_for_topic(topic);

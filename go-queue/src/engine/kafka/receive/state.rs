@@ -24,7 +24,7 @@ pub(super) struct State {
     /// Figures in a row without a leader.
     unled: u32,
     stuck: Option<((i32, i64), Arc<str>)>,
-    graves: Option<(Arc<str>, Arc<str>)>,
+    dead: Option<Arc<str>>,
     now: HealthState,
 }
 
@@ -126,22 +126,17 @@ impl State {
         &mut self,
         stuck: Option<(i32, i64)>,
         key: impl FnOnce() -> Option<Vec<u8>>,
-        graves: Option<Arc<str>>,
+        dead: Option<Arc<str>>,
     ) -> &HealthState {
         if stuck != self.stuck.as_ref().map(|(place, _)| *place) {
             self.stuck = stuck.map(|place| (place, waits_for(place, key())));
         }
-        if graves.as_ref() != self.graves.as_ref().map(|(why, _)| why) {
-            self.graves = graves.map(|why| {
-                let said = format!("dead letters cannot be written, so their partitions wait: {why}");
-                (why, said.into())
-            });
-        }
+        self.dead = dead;
         let down = self
             .away
             .as_ref()
             .or(self.refused.as_ref())
-            .or(self.graves.as_ref().map(|(_, said)| said))
+            .or(self.dead.as_ref())
             .or(self.stuck.as_ref().map(|(_, said)| said));
         let same = match (&self.now, down) {
             (HealthState::Down(said), Some(down)) => Arc::ptr_eq(said, down),

@@ -191,11 +191,6 @@ impl Track {
         self.slices.push_back(slice);
     }
 
-    /// The slice that was taken last.
-    pub(super) fn newest(&self) -> Option<&Slice> {
-        self.slices.back()
-    }
-
     /// The record at an offset that has not ended, as it was handed out.
     pub(super) fn message(&mut self, offset: i64) -> Option<Message> {
         let at = self.slice_of(offset)?;
