@@ -9,6 +9,10 @@ mod record;
 mod topics;
 mod watermark;
 
+pub use config::{
+    CONSUMER_RESERVED, Compression, Config, CreateTopics, Fetch, GroupProtocol, PRODUCER_RESERVED,
+    ProducerConfig, Sasl, SaslMechanism, Secret, Security, Strategy, Tls,
+};
+
 /// The name of the engine.
-#[expect(dead_code, reason = "the engine follows")]
 pub(crate) const ENGINE: &str = "kafka";
