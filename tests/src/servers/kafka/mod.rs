@@ -90,7 +90,7 @@ impl KafkaCluster {
         Self::start(folder, 1, &KafkaOptions::default())
     }
 
-    /// `count` brokers in `folder`. Their group sessions may be as short as 6 s, a dead broker is noticed within 4 s, and topics
+    /// `count` brokers in `folder`. Their group sessions may be as short as 2 s, a dead broker is noticed within 4 s, and topics
     /// are not created by whoever asks for them.
     ///
     /// # Panics
@@ -210,7 +210,7 @@ const PROPERTIES: &[(&str, &str)] = &[
     ("broker.heartbeat.interval.ms", "500"),
     // Groups form at once, and a dead member is noticed after so long.
     ("group.initial.rebalance.delay.ms", "0"),
-    ("group.min.session.timeout.ms", "6000"),
+    ("group.min.session.timeout.ms", "2000"),
     ("group.coordinator.rebalance.protocols", "classic,consumer"),
     ("group.consumer.min.session.timeout.ms", "6000"),
     ("group.consumer.session.timeout.ms", "6000"),
