@@ -328,3 +328,6 @@ impl std::fmt::Debug for Publisher {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

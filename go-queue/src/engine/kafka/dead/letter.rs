@@ -19,6 +19,7 @@ use super::super::config::Config;
 use super::super::publish::Ready;
 use super::super::record::{self, Opened, with};
 use super::Spot;
+use super::outbox::{Letter, Source};
 use crate::engine::DeadLetter;
 use crate::message::{Body, Flags, Id};
 use crate::name::{Name, Place};
@@ -47,19 +48,19 @@ pub(super) struct Origin {
 }
 
 /// The headers of a letter: those of the record, encoded as they are in a message, its id and encoding, and why it died.
-pub(super) fn headers(letter: &super::Letter) -> OwnedHeaders {
+pub(super) fn headers(source: &Source, letter: &Letter) -> OwnedHeaders {
     let message = &letter.message;
     let all = record::laid_out(message.body.raw_headers(), message.id, message.content);
     let all = spring_on(
         all,
-        &letter.topic,
+        &source.topic,
         message.place.cast_signed(),
         message.offset,
         message.at.as_millis(),
-        &letter.group,
+        &source.group,
         &letter.reason,
     );
-    let all = with(all, HANDLER, letter.handler.as_bytes());
+    let all = with(all, HANDLER, source.handler.as_bytes());
     with(all, ATTEMPTS, letter.attempts.to_string().as_bytes())
 }
 
