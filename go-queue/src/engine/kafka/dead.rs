@@ -37,7 +37,7 @@ use crate::time::WallTime;
 
 use fold::{Fold, Note, TAKEN_FOR};
 use letter::Found;
-pub(super) use outbox::{Outbox, Source};
+pub(super) use outbox::{Letter, Outbox};
 use reader::Reader;
 
 /// The most that one page holds.

@@ -19,7 +19,6 @@ use super::super::config::Config;
 use super::super::publish::Ready;
 use super::super::record::{self, Opened, with};
 use super::Spot;
-use super::outbox::{Letter, Source};
 use crate::engine::DeadLetter;
 use crate::message::{Body, Flags, Id};
 use crate::name::{Name, Place};
@@ -48,19 +47,19 @@ pub(super) struct Origin {
 }
 
 /// The headers of a letter: those of the record, encoded as they are in a message, its id and encoding, and why it died.
-pub(super) fn headers(source: &Source, letter: &Letter) -> OwnedHeaders {
+pub(super) fn headers(letter: &super::Letter) -> OwnedHeaders {
     let message = &letter.message;
     let all = record::laid_out(message.body.raw_headers(), message.id, message.content);
     let all = spring_on(
         all,
-        &source.topic,
+        &letter.topic,
         message.place.cast_signed(),
         message.offset,
         message.at.as_millis(),
-        &source.group,
+        &letter.group,
         &letter.reason,
     );
-    let all = with(all, HANDLER, source.handler.as_bytes());
+    let all = with(all, HANDLER, letter.handler.as_bytes());
     with(all, ATTEMPTS, letter.attempts.to_string().as_bytes())
 }
 

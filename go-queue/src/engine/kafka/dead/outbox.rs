@@ -11,7 +11,6 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::super::publish::{Answer, Publisher, Ready};
 use super::super::topics;
 use super::letter;
-use crate::engine::EngineError;
 use crate::message::{Flags, Message};
 use crate::name::Name;
 
@@ -21,24 +20,23 @@ const SLICE: usize = 256;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Whose letters these are.
-#[derive(Clone, Debug)]
-pub(crate) struct Source {
-    /// Where the records came from.
-    pub(crate) topic: Name,
-    /// The group that gives them up.
-    pub(crate) group: Name,
-    /// The handler that does.
-    pub(crate) handler: Arc<str>,
-}
-
 /// A record that a group gave up.
 #[derive(Clone, Debug)]
-pub(super) struct Letter {
-    ticket: u64,
-    pub(super) message: Message,
-    pub(super) reason: Arc<str>,
-    pub(super) attempts: u32,
+pub(crate) struct Letter {
+    /// What the one who hands it over calls it.
+    pub(crate) ticket: u64,
+    /// Where it came from.
+    pub(crate) topic: Name,
+    /// The group that gave it up.
+    pub(crate) group: Name,
+    /// The handler that did.
+    pub(crate) handler: Arc<str>,
+    /// The record: key, headers, payload, partition, offset, time.
+    pub(crate) message: Message,
+    /// Why, at most 1 KB, control characters escaped.
+    pub(crate) reason: Arc<str>,
+    /// How often it was started.
+    pub(crate) attempts: u32,
 }
 
 type Attempt = Pin<Box<dyn Future<Output = (Vec<Letter>, Vec<Answer>, u32)> + Send>>;
@@ -49,7 +47,6 @@ type Attempt = Pin<Box<dyn Future<Output = (Vec<Letter>, Vec<Answer>, u32)> + Se
 /// The partition of a letter is that of its record, so that letters of one partition keep their order.
 pub(crate) struct Outbox {
     publisher: Arc<Publisher>,
-    source: Arc<Source>,
     topic: Name,
     partitions: u32,
     waiting: VecDeque<Letter>,
@@ -61,19 +58,10 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// For the letters of one end, whose topic of dead letters has so many partitions.
-    ///
-    /// # Errors
-    /// If the name of that topic would be too long.
-    pub(crate) fn new(
-        publisher: Arc<Publisher>,
-        source: Source,
-        partitions: u32,
-    ) -> Result<Self, EngineError> {
-        let topic = publisher.config().dead_topic(&source.topic)?;
-        Ok(Self {
+    /// For the letters that go to this topic, which has so many partitions.
+    pub(crate) fn new(publisher: Arc<Publisher>, topic: Name, partitions: u32) -> Self {
+        Self {
             publisher,
-            source: Arc::new(source),
             topic,
             partitions: partitions.max(1),
             waiting: VecDeque::new(),
@@ -81,19 +69,13 @@ impl Outbox {
             wait: Duration::ZERO,
             trouble: None,
             out: 0,
-        })
+        }
     }
 
-    /// Takes a record as it was handed out, with the reason (at most 1 KB, control characters escaped) and how often it was started.
-    /// `ticket` comes back when it is stored. Poll afterwards: nothing happens by itself.
-    pub(crate) fn take(&mut self, ticket: u64, message: Message, reason: Arc<str>, attempts: u32) {
+    /// Takes a letter. Poll it afterwards: nothing happens by itself.
+    pub(crate) fn take(&mut self, letter: Letter) {
         self.out += 1;
-        self.waiting.push_back(Letter {
-            ticket,
-            message,
-            reason,
-            attempts,
-        });
+        self.waiting.push_back(letter);
     }
 
     /// How many letters are not stored yet.
@@ -170,7 +152,6 @@ impl Outbox {
     /// One attempt. After a failed one it waits first, and looks how many partitions there are.
     fn attempt(&self, letters: Vec<Letter>) -> Attempt {
         let (publisher, topic) = (Arc::clone(&self.publisher), self.topic.clone());
-        let source = Arc::clone(&self.source);
         let (wait, mut partitions) = (self.wait, self.partitions);
         Box::pin(async move {
             if !wait.is_zero() {
@@ -193,7 +174,7 @@ impl Outbox {
                         partition: Some(message.place % partitions),
                         key: has(Flags::NULL_KEY).then(|| message.body.key()),
                         payload: has(Flags::NULL_PAYLOAD).then(|| message.body.payload()),
-                        headers: letter::headers(&source, letter),
+                        headers: letter::headers(letter),
                         at,
                     }
                 })
