@@ -23,7 +23,7 @@ use crate::name::{Name, Place};
 use crate::time::Clock;
 
 pub(super) use client::{Client, unusable};
-pub(super) use failure::Why;
+
 pub(super) use ledger::{Stored, log_line};
 
 /// So many records share one completion.
