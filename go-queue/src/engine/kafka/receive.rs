@@ -341,7 +341,9 @@ impl TopicEnd {
     }
 
     fn not_committed(&mut self, error: Code) {
-        if error == Code::RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE && std::mem::take(&mut self.texts) {
+        if error == Code::RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE
+            && std::mem::take(&mut self.texts)
+        {
             tracing::warn!(
                 topic = %self.topic, group = %self.group,
                 "the brokers refuse the text beside an offset: after a crash more records run twice; raise `offset.metadata.max.bytes` to 4096"
@@ -452,8 +454,14 @@ impl TopicEnd {
             return false;
         }
         let fresh = |track: &&Track| track.next().is_none() && track.leaving.is_none();
-        let any = self.tracks().filter(fresh).any(|track| track.queue.len() > 0);
-        let all = self.tracks().filter(fresh).all(|track| track.queue.len() > 0);
+        let any = self
+            .tracks()
+            .filter(fresh)
+            .any(|track| track.queue.len() > 0);
+        let all = self
+            .tracks()
+            .filter(fresh)
+            .all(|track| track.queue.len() > 0);
         match self.warm {
             Warm::Done => {}
             Warm::Waiting if any && !all => {
@@ -469,8 +477,7 @@ impl TopicEnd {
 
     /// Whether records may be handed out: there is room at the pump, and in memory, unless nothing would ever end there.
     fn has_room(&self, turn: &Turn) -> bool {
-        let in_memory =
-            self.spares.held < self.memory || self.tracks().all(|track| track.out == 0);
+        let in_memory = self.spares.held < self.memory || self.tracks().all(|track| track.out == 0);
         turn.open && turn.free > 0 && in_memory
     }
 
@@ -510,7 +517,8 @@ impl TopicEnd {
                 let Some(message) = track.pop_again() else {
                     break;
                 };
-                turn.deliver.push(delivery(self.order, slot, track.epoch, message));
+                turn.deliver
+                    .push(delivery(self.order, slot, track.epoch, message));
             }
             return true;
         }
@@ -555,10 +563,7 @@ impl TopicEnd {
             .enumerate()
             .filter(|(number, _)| *number >= from && (skip.is_empty() || !skip.contains(number)))
             .map(|(_, raw)| raw);
-        let slice = any.then(|| {
-            self.copier
-                .copy(wanted, track.place(), self.spares.list())
-        });
+        let slice = any.then(|| self.copier.copy(wanted, track.place(), self.spares.list()));
         // Back to the client at once: what is not given back counts there as fetched ahead.
         drop(drained);
         track.doubt |= doubt;

@@ -73,7 +73,10 @@ struct Farewell {
 impl Farewell {
     /// Leaves. The client is still there afterwards.
     fn leave(&mut self) -> Result<(), String> {
-        let held = self.held.take().filter(|held| held.change() != Change::Lost);
+        let held = self
+            .held
+            .take()
+            .filter(|held| held.change() != Change::Lost);
         let mut why = None;
         if !self.wanted.is_empty() {
             self.client.commit(&self.wanted)?;

@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::raw::{Change, Commit, Rebalance};
-use super::{TopicEnd, Warm};
 use super::track::Track;
+use super::{TopicEnd, Warm};
 use crate::delivery::Notice;
 use crate::engine::Turn;
 
