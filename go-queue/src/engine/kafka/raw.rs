@@ -756,7 +756,7 @@ impl Client {
         let all = List::new(&self.topic, places);
         let list = all.0.as_ptr();
         // SAFETY: client and list are live; the list is copied. The protocol is a static text.
-        unsafe {
+        let answered = unsafe {
             let protocol = sys::rd_kafka_rebalance_protocol(rk);
             let in_steps = !protocol.is_null() && CStr::from_ptr(protocol) == c"COOPERATIVE";
             match (change, in_steps) {
@@ -765,7 +765,10 @@ impl Client {
                 (_, true) => take_error(sys::rd_kafka_incremental_unassign(rk, list)),
                 (_, false) => checked(sys::rd_kafka_assign(rk, ptr::null())),
             }
-        }
+        };
+        // Only now: an event that goes without an answer lets all partitions go.
+        drop(rebalance);
+        answered
     }
 
     /// Commits an offset for each partition, and a text beside it. The answer comes as [`Event::Committed`].

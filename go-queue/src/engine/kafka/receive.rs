@@ -414,7 +414,9 @@ impl TopicEnd {
 
     fn texts_or_not(&self, mut commits: Vec<Commit>) -> Vec<Commit> {
         if !self.texts {
-            commits.iter_mut().for_each(|commit| commit.text.clear());
+            for commit in &mut commits {
+                commit.text.clear();
+            }
         }
         commits
     }

@@ -28,10 +28,13 @@ pub(super) struct Held {
     waits: Waits,
 }
 
+/// What is committed, or why that is not known. `None` as long as the brokers are asked.
+type Answer = Mutex<Option<Result<Vec<Commit>, String>>>;
+
 #[derive(Debug)]
 enum Waits {
     /// For what is committed.
-    Asking(Arc<Mutex<Option<Result<Vec<Commit>, String>>>>),
+    Asking(Arc<Answer>),
     /// For handlers, until then.
     Draining { until: Instant },
     /// For the confirmation of the last commit, until then.

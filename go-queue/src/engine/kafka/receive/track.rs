@@ -39,6 +39,7 @@ pub(super) enum Seen {
 }
 
 /// One assignment of one partition: an epoch.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug)]
 pub(super) struct Track {
     pub(super) epoch: u32,
