@@ -315,14 +315,14 @@ fn a_queue_that_fills_rings_once_for_each_time() {
             produce(&cluster, 1, 1);
         }
         within("a ring, and what it rang for", || {
-            let rang = ring.recv_timeout(STEP).is_ok();
+            let woken = ring.recv_timeout(STEP).is_ok();
             bell.arm(&waker);
             while client.events().event(Duration::ZERO).is_some() {}
             let len = queues[&0].len();
             if len > 0 {
                 drop(queues[&0].drain(&mut room, len));
             }
-            (rang || len > 0).then_some(())
+            (woken || len > 0).then_some(())
         });
     }
 }

@@ -124,6 +124,8 @@ impl TopicEnd {
                 if now < *until && self.tracks().any(busy) {
                     return;
                 }
+                // At once, whenever the last one was.
+                self.told = None;
                 if let Some(held) = &mut self.held {
                     held.waits = Waits::Confirming {
                         until: now + ANSWER,
@@ -135,7 +137,10 @@ impl TopicEnd {
                 let until = *until;
                 let behind = |track: &Track| track.leaving.is_some() && !track.is_confirmed();
                 if self.tracks().any(behind) {
-                    self.commit(now);
+                    let waited = |told| now.saturating_duration_since(told) >= super::TICK;
+                    if self.told.is_none_or(waited) {
+                        self.commit(now);
+                    }
                     if now < until {
                         return;
                     }
