@@ -36,7 +36,7 @@ use crate::engine::{BoxFuture, Capabilities, Engine, TopicConfig};
 use crate::name::{Name, Place, Side};
 use crate::time::{Clock, WallTime};
 
-pub use consumer::{Consumer, eventually, publish, record, task};
+pub use consumer::{Consumer, eventually, publish, record, settle_down, task};
 
 /// How long the subject keeps ids of named tasks after they are done.
 pub const KEEP: Duration = Duration::from_secs(4);
@@ -117,6 +117,11 @@ pub trait Subject: Send + Sync + fmt::Debug {
     fn lacks(&self, case: &str) -> Option<&'static str> {
         let _ = case;
         None
+    }
+
+    /// Long enough for a message that should not come to come, and for a new member of a group to be served.
+    fn silence(&self) -> Duration {
+        Duration::from_millis(300)
     }
 
     /// How many random sequences [`model`] runs: fewer where each takes long.
