@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use go_queue::engine::kafka::{Config, CreateTopics, Kafka};
+use go_queue::engine::kafka::{Config, CreateTopics, Kafka, Sasl, SaslMechanism, Secret, Security};
 use go_queue::engine::{DeadQuery, Engine, EngineError, Subscribe};
 use go_queue::name::{Name, Place};
 use go_queue::time::Clock;
-use go_queue_tests::servers::{Raw, RawRecord, SharedKafka, kafka_is_installed};
+use go_queue_tests::servers::{
+    KafkaCluster, KafkaOptions, Raw, RawRecord, SharedKafka, kafka_is_installed,
+};
 
 struct Site {
     raw: Raw,
@@ -198,4 +200,72 @@ async fn letters_of_other_programs_are_replayed_and_removed() {
         .await
         .expect("it ends")
         .expect("closed");
+}
+
+/// A broker that asks for user and password.
+fn guarded(folder: &std::path::Path) -> KafkaCluster {
+    const USERS: &str = "org.apache.kafka.common.security.plain.PlainLoginModule required username=\"admin\" password=\"x\" \
+                         user_admin=\"x\" user_worker=\"right\";";
+    let property = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let options = KafkaOptions {
+        properties: vec![
+            property(
+                "listener.security.protocol.map",
+                "PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+            ),
+            property("inter.broker.listener.name", "PLAINTEXT"),
+            property("sasl.enabled.mechanisms", "PLAIN"),
+            property("sasl.mechanism.inter.broker.protocol", "PLAIN"),
+            property("listener.name.plaintext.plain.sasl.jaas.config", USERS),
+        ],
+        ..KafkaOptions::default()
+    };
+    KafkaCluster::start(folder, 1, &options)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_credentials_are_said_within_seconds() {
+    let installed = tokio::task::spawn_blocking(kafka_is_installed);
+    if !installed.await.unwrap() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let kafka = tokio::task::spawn_blocking(move || guarded(&path));
+    let kafka = kafka.await.expect("the broker starts");
+    let user = |password: &str| {
+        let sasl = Sasl {
+            mechanism: SaslMechanism::Plain,
+            username: "worker".into(),
+            password: Secret::new(password),
+        };
+        Config {
+            // Long, to see that nobody waits for it.
+            connect_timeout: Duration::from_secs(600),
+            security: Some(Security {
+                tls: None,
+                sasl: Some(sasl),
+            }),
+            ..Config::new([kafka.endpoints()])
+        }
+    };
+    let open = async |config| {
+        tokio::time::timeout(
+            Duration::from_secs(60),
+            Kafka::open(config, Clock::system()),
+        )
+        .await
+        .expect("it is said at once")
+    };
+    let error = open(user("wrong-password")).await.expect_err("refused");
+    let text = error.to_string();
+    assert!(matches!(error, EngineError::Unusable { .. }), "{error:?}");
+    assert!(
+        text.contains("uthentication") && text.contains("`security`"),
+        "{text}"
+    );
+    assert!(!text.contains("wrong-password"), "{text}");
+
+    let engine = open(user("right")).await.expect("let in");
+    engine.close().await.expect("closed");
 }
