@@ -19,6 +19,7 @@ mod extractors;
 mod failing;
 mod files;
 mod identity;
+mod kafka;
 mod life;
 mod middleware;
 mod order;

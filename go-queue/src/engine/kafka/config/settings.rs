@@ -166,7 +166,7 @@ impl Config {
             // How long a topic that nobody knows may still be on its way to the brokers.
             .set(
                 "topic.metadata.propagation.max.ms",
-                millis(producer.message_timeout.min(Duration::from_secs(5))),
+                millis((producer.message_timeout / 2).min(Duration::from_secs(5))),
             );
         if !producer.idempotent {
             // Without numbers on batches only one at a time keeps the order of a key when one is repeated.

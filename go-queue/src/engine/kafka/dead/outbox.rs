@@ -78,18 +78,14 @@ impl Outbox {
         self.waiting.push_back(letter);
     }
 
-    /// How many letters are not stored yet.
-    pub(crate) fn out(&self) -> usize {
-        self.out
-    }
-
     /// Why letters cannot be stored at present, with the name of their topic; `None` if they can. While it is something, take in no
     /// more of the partitions that have letters here.
     pub(crate) fn trouble(&self) -> Option<&Arc<str>> {
         self.trouble.as_ref()
     }
 
-    /// Goes on, and appends the tickets of letters that all replicas have since: their records may be committed. `Ready`: nothing is on its way. `Pending`: the waker is registered for the rest.
+    /// Goes on, and appends the tickets of letters that all replicas have since: their records
+    /// may be committed. `Ready`: nothing is on its way. `Pending`: the waker is registered for the rest.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, done: &mut Vec<u64>) -> Poll<()> {
         loop {
             if self.under_way.is_none() {
@@ -191,5 +187,143 @@ impl std::fmt::Debug for Outbox {
             .field("topic", &self.topic)
             .field("out", &self.out)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::super::super::config::Config;
+    use super::*;
+    use crate::engine::{DeadLetters as _, DeadQuery};
+    use crate::message::{Body, ContentType, Id};
+    use crate::name::Place;
+    use crate::time::{Clock, WallTime};
+
+    fn letter(ticket: u64) -> Letter {
+        Letter {
+            ticket,
+            topic: Name::literal("orders"),
+            group: Name::literal("billing"),
+            handler: Arc::from("charge"),
+            message: Message {
+                id: Id(u128::from(ticket)),
+                body: Body::pack(b"key", b"\x01h\x00\x01v", format!("{ticket}").as_bytes()),
+                attempt: 3,
+                place: u32::try_from(ticket % 5).expect("small"),
+                offset: i64::try_from(ticket).expect("small"),
+                at: WallTime::from_millis(1_700_000_000_000),
+                content: ContentType::Json,
+                ..Message::default()
+            },
+            reason: Arc::from("no such user"),
+            attempts: 3,
+        }
+    }
+
+    async fn publisher(brokers: String) -> Arc<Publisher> {
+        let mut config = Config::new([brokers]);
+        config.producer.message_timeout = Duration::from_secs(2);
+        let opened = Publisher::open(Arc::new(config), Clock::system()).await;
+        Arc::new(opened.expect("the mock answers"))
+    }
+
+    fn outbox(publisher: &Arc<Publisher>) -> Outbox {
+        Outbox::new(Arc::clone(publisher), Name::literal("orders-dlt"), 5)
+    }
+
+    /// Until nothing is on its way, or there is trouble where that is waited for.
+    async fn stored(outbox: &mut Outbox, until_trouble: bool) -> Vec<u64> {
+        let mut tickets = Vec::new();
+        let wait = poll_fn(|cx| {
+            let ready = outbox.poll(cx, &mut tickets);
+            if until_trouble && outbox.trouble().is_some() {
+                return Poll::Ready(());
+            }
+            ready
+        });
+        tokio::time::timeout(Duration::from_secs(60), wait)
+            .await
+            .expect("it ends");
+        tickets
+    }
+
+    #[tokio::test]
+    async fn letters_are_stored_with_all_that_is_known_and_found_again() {
+        let mock = MockCluster::new(1).expect("a mock cluster");
+        mock.create_topic("orders-dlt", 5, 1).expect("created");
+        let publisher = publisher(mock.bootstrap_servers()).await;
+        let mut outbox = outbox(&publisher);
+        for ticket in 0..600 {
+            outbox.take(letter(ticket));
+        }
+        let tickets = stored(&mut outbox, false).await;
+        assert_eq!(tickets, (0..600).collect::<Vec<_>>());
+        assert_eq!(outbox.trouble(), None);
+
+        let dead = super::super::Dead::new(Arc::clone(&publisher));
+        let query = DeadQuery {
+            place: Some(Place::Topic(Name::literal("orders"))),
+            ..DeadQuery::default()
+        };
+        let list = dead.list(query).await.expect("listed");
+        assert_eq!(list.len(), 600);
+        let seventh = list
+            .iter()
+            .find(|one| one.id == Id(7))
+            .expect("it is there");
+        assert_eq!(
+            (seventh.body.key(), seventh.body.payload()),
+            (&b"key"[..], &b"7"[..])
+        );
+        assert_eq!(seventh.body.raw_headers(), b"\x01h\x00\x01v");
+        assert_eq!(
+            (&*seventh.handler, &*seventh.reason, seventh.attempts),
+            ("charge", "no such user", 3)
+        );
+        assert_eq!(seventh.at, WallTime::from_millis(1_700_000_000_000));
+        assert_eq!(seventh.content, ContentType::Json);
+    }
+
+    #[tokio::test]
+    async fn a_letter_that_cannot_be_stored_is_tried_until_it_is() {
+        let mock = MockCluster::new(1).expect("a mock cluster");
+        let publisher = publisher(mock.bootstrap_servers()).await;
+        let mut outbox = outbox(&publisher);
+        outbox.take(letter(1));
+        assert!(stored(&mut outbox, true).await.is_empty());
+        let why = outbox
+            .trouble()
+            .expect("its topic is not there")
+            .to_string();
+        assert!(
+            why.contains("`orders-dlt`") && why.contains("does not exist"),
+            "{why}"
+        );
+        outbox.take(letter(2));
+        // With fewer partitions than the source has: found out by itself.
+        mock.create_topic("orders-dlt", 1, 1).expect("created");
+        assert_eq!(stored(&mut outbox, false).await, [1, 2]);
+        assert_eq!(outbox.trouble(), None);
+    }
+
+    #[tokio::test]
+    async fn a_letter_that_is_refused_once_is_stored_behind_no_other_of_its_partition() {
+        let mock = MockCluster::new(1).expect("a mock cluster");
+        mock.create_topic("orders-dlt", 5, 1).expect("created");
+        let publisher = publisher(mock.bootstrap_servers()).await;
+        mock.request_errors(
+            RDKafkaApiKey::Produce,
+            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_POLICY_VIOLATION],
+        );
+        let mut outbox = outbox(&publisher);
+        outbox.take(letter(5));
+        assert!(stored(&mut outbox, true).await.is_empty());
+        outbox.take(letter(10));
+        assert_eq!(stored(&mut outbox, false).await, [5, 10]);
     }
 }
