@@ -279,12 +279,7 @@ impl Queue {
         let most = most.min(MOST);
         // SAFETY: the queue is live, and `room` has place for `MOST` pointers.
         let count = unsafe {
-            sys::rd_kafka_consume_batch_queue(
-                self.queue.as_ptr(),
-                0,
-                room.0.as_mut_ptr(),
-                most,
-            )
+            sys::rd_kafka_consume_batch_queue(self.queue.as_ptr(), 0, room.0.as_mut_ptr(), most)
         };
         let count = usize::try_from(count).unwrap_or(0).min(most);
         Drained {
@@ -601,12 +596,7 @@ impl RawEvent {
         let (mut facility, mut line, mut level) = (ptr::null(), ptr::null(), 0);
         // SAFETY: the event is live, the three are written to, and the texts live as long as the event.
         unsafe {
-            sys::rd_kafka_event_log(
-                self.ptr(),
-                &raw mut facility,
-                &raw mut line,
-                &raw mut level,
-            );
+            sys::rd_kafka_event_log(self.ptr(), &raw mut facility, &raw mut line, &raw mut level);
             Event::Log {
                 level,
                 facility: text(facility),
@@ -650,7 +640,11 @@ impl Client {
     ///
     /// # Errors
     /// What librdkafka says of the settings.
-    pub(super) fn open(settings: &ClientConfig, topic: &str, bell: &Arc<Bell>) -> Result<Self, String> {
+    pub(super) fn open(
+        settings: &ClientConfig,
+        topic: &str,
+        bell: &Arc<Bell>,
+    ) -> Result<Self, String> {
         let topic = CString::new(topic).map_err(|error| error.to_string())?;
         let mut settings = settings.clone();
         // Otherwise librdkafka would print to the terminal.
@@ -716,11 +710,8 @@ impl Client {
     pub(super) fn partition(&self, partition: i32) -> Option<Queue> {
         // SAFETY: client and topic are live; the queue is a reference of ours. Forwarding it to nothing keeps its records in it.
         unsafe {
-            let queue = sys::rd_kafka_queue_get_partition(
-                self.handle.rk(),
-                self.topic.as_ptr(),
-                partition,
-            );
+            let queue =
+                sys::rd_kafka_queue_get_partition(self.handle.rk(), self.topic.as_ptr(), partition);
             let queue = Queue::new(queue, &self.handle, &self.bell)?;
             sys::rd_kafka_queue_forward(queue.queue.as_ptr(), ptr::null_mut());
             Some(queue)
@@ -800,7 +791,13 @@ impl Client {
     pub(super) fn seek(&self, offsets: &[(i32, i64)]) -> Result<(), String> {
         let list = List::new(&self.topic, offsets.iter().copied());
         // SAFETY: client and list are live.
-        unsafe { take_error(sys::rd_kafka_seek_partitions(self.handle.rk(), list.0.as_ptr(), 0)) }
+        unsafe {
+            take_error(sys::rd_kafka_seek_partitions(
+                self.handle.rk(),
+                list.0.as_ptr(),
+                0,
+            ))
+        }
     }
 
     /// Begins to leave the group. Events come on until [`Client::has_left`]; the rebalance among them is to be answered.

@@ -341,7 +341,11 @@ impl TopicEnd {
         let mut news = Vec::new();
         let mut rewound = Vec::new();
         for track in self.tracks.iter_mut().flatten() {
-            let to = if track.rewound { &mut rewound } else { &mut news };
+            let to = if track.rewound {
+                &mut rewound
+            } else {
+                &mut news
+            };
             to.extend(track.news());
         }
         if !rewound.is_empty()
@@ -391,8 +395,7 @@ impl TopicEnd {
 
     /// Whether records may be handed out: there is room at the pump, and in memory, unless nothing would ever end there.
     fn has_room(&self, turn: &Turn) -> bool {
-        let in_memory =
-            self.spares.held < self.memory || self.tracks().all(|track| track.out == 0);
+        let in_memory = self.spares.held < self.memory || self.tracks().all(|track| track.out == 0);
         turn.open && turn.free > 0 && in_memory
     }
 
@@ -429,7 +432,8 @@ impl TopicEnd {
                 let Some(message) = track.pop_again() else {
                     break;
                 };
-                turn.deliver.push(delivery(self.order, slot, track.epoch, message));
+                turn.deliver
+                    .push(delivery(self.order, slot, track.epoch, message));
             }
             return true;
         }
@@ -474,10 +478,7 @@ impl TopicEnd {
             .enumerate()
             .filter(|(number, _)| *number >= from && (skip.is_empty() || !skip.contains(number)))
             .map(|(_, raw)| raw);
-        let slice = any.then(|| {
-            self.copier
-                .copy(wanted, track.place(), self.spares.list())
-        });
+        let slice = any.then(|| self.copier.copy(wanted, track.place(), self.spares.list()));
         // Back to the client at once: what is not given back counts there as fetched ahead.
         drop(drained);
         track.doubt |= doubt;

@@ -88,7 +88,9 @@ impl Window {
     fn advance(&mut self) {
         while self.base < self.next {
             let (_, bit) = self.place(self.base);
-            let Some(front) = self.bits.front() else { break };
+            let Some(front) = self.bits.front() else {
+                break;
+            };
             let run = i64::from((front >> bit).trailing_ones());
             self.base = (self.base + run).min(self.next);
             if self.base & 63 != 0 || run == 0 {

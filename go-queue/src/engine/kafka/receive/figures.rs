@@ -95,7 +95,10 @@ mod tests {
     fn a_partition_without_a_connected_leader_is_not_led() {
         let figures = Figures::read(SAID);
         let led = |n| figures.partition("t", n).map(|one| figures.is_led(one));
-        assert_eq!([led(0), led(1), led(2)], [Some(true), Some(false), Some(false)]);
+        assert_eq!(
+            [led(0), led(1), led(2)],
+            [Some(true), Some(false), Some(false)]
+        );
         assert!(figures.has_broker());
     }
 

@@ -96,7 +96,10 @@ impl TopicEnd {
     fn lose(&mut self, partition: i32, turn: &mut Turn) {
         let mut slots = self.tracks.iter_mut();
         let held = slots
-            .find(|slot| slot.as_ref().is_some_and(|track| track.partition == partition))
+            .find(|slot| {
+                slot.as_ref()
+                    .is_some_and(|track| track.partition == partition)
+            })
             .and_then(Option::take);
         if let Some(track) = held {
             turn.notice.push(Notice::Lost(track.epoch));

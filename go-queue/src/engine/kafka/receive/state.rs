@@ -86,7 +86,8 @@ impl State {
             Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN => {
                 return self.is_away(format!("no broker answers{}", self.because()));
             }
-            Code::RD_KAFKA_RESP_ERR__AUTHENTICATION | Code::RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED => {
+            Code::RD_KAFKA_RESP_ERR__AUTHENTICATION
+            | Code::RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED => {
                 self.connection = text.to_owned();
                 return self.is_away(format!("the brokers refuse these credentials: {text}"));
             }
@@ -107,9 +108,9 @@ impl State {
             Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED => format!(
                 "the brokers do not allow us to read topic `{topic}`; grant READ and DESCRIBE on it"
             ),
-            Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED => format!(
-                "the brokers do not allow us to be in group `{group}`; grant READ on it"
-            ),
+            Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED => {
+                format!("the brokers do not allow us to be in group `{group}`; grant READ on it")
+            }
             _ => {
                 tracing::warn!(%topic, %group, error = text, "the Kafka client says that something is wrong");
                 return;
@@ -205,9 +206,19 @@ mod tests {
     fn brokers_that_are_away_are_said_with_the_reason_until_they_answer() {
         let mut state = State::default();
         assert_eq!(said(&mut state), HealthState::Starting);
-        state.error(Code::RD_KAFKA_RESP_ERR__TRANSPORT, "a:1: refused", &TOPIC, &GROUP);
+        state.error(
+            Code::RD_KAFKA_RESP_ERR__TRANSPORT,
+            "a:1: refused",
+            &TOPIC,
+            &GROUP,
+        );
         assert_eq!(said(&mut state), HealthState::Starting);
-        state.error(Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN, "1/1 down", &TOPIC, &GROUP);
+        state.error(
+            Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN,
+            "1/1 down",
+            &TOPIC,
+            &GROUP,
+        );
         assert_eq!(down(&mut state), "no broker answers: a:1: refused");
         state.brokers(true);
         state.assigned();
@@ -222,10 +233,20 @@ mod tests {
     #[test]
     fn wrong_credentials_and_missing_rights_are_said_as_such() {
         let mut state = State::default();
-        state.error(Code::RD_KAFKA_RESP_ERR__AUTHENTICATION, "bad password", &TOPIC, &GROUP);
+        state.error(
+            Code::RD_KAFKA_RESP_ERR__AUTHENTICATION,
+            "bad password",
+            &TOPIC,
+            &GROUP,
+        );
         assert!(down(&mut state).contains("refuse these credentials: bad password"));
         state.brokers(true);
-        state.error(Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED, "", &TOPIC, &GROUP);
+        state.error(
+            Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED,
+            "",
+            &TOPIC,
+            &GROUP,
+        );
         assert!(down(&mut state).contains("group `billing`"));
         state.assigned();
         assert_eq!(said(&mut state), HealthState::Up);
@@ -239,7 +260,10 @@ mod tests {
         else {
             panic!("it is stuck");
         };
-        assert!(why.contains("partition 3") && why.contains("offset 42") && why.contains(r"`user\n7`"), "{why}");
+        assert!(
+            why.contains("partition 3") && why.contains("offset 42") && why.contains(r"`user\n7`"),
+            "{why}"
+        );
         assert_eq!(said(&mut state), HealthState::Up);
     }
 }

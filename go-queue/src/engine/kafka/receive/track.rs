@@ -261,7 +261,11 @@ impl Track {
 
     #[inline]
     fn slice_of(&mut self, offset: i64) -> Option<usize> {
-        if self.slices.get(self.hot).is_none_or(|hot| !hot.spans(offset)) {
+        if self
+            .slices
+            .get(self.hot)
+            .is_none_or(|hot| !hot.spans(offset))
+        {
             let at = self.slices.partition_point(|slice| slice.last() < offset);
             self.slices.get(at).filter(|slice| slice.spans(offset))?;
             self.hot = at;
