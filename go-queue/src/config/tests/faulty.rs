@@ -45,7 +45,7 @@ name: x
     (
         "kq: [1, 2]
 ",
-        "app.yaml:1:5: kq: a list where keys are expected; known here: engine, brokers, group, offset, conns, create_topics, security, properties, producer",
+        "app.yaml:1:5: kq: a list where keys are expected; known here: engine, brokers, group, offset, conns, create_topics, replication, protocol, instance_id, session, commit_interval, memory, connect_timeout, security, properties, producer",
     ),
     (
         "name: [a]
@@ -231,11 +231,18 @@ kq: { engine: kafka }
   app.yaml:1:69: topics.orders.retention.size: `0` is not a size; write for example `64MiB` or `1GB`",
     ),
     (
+        "kq: { brokers: [\"a:1\"], protocol: eager, session: 10ms, commit_interval: 0s, memory: 1KB, replication: 0, connect_timeout: 1h }
+dq: { engine: sqlite }
+",
+        "the configuration has 6 problems
+  app.yaml:1:37: kq.protocol: ",
+    ),
+    (
         "kq: { security: { username: u }, properties: { acks: 0, x: [1] } }
 ",
         "the configuration has 3 problems
   app.yaml:1:19: kq.security.username: is given without `password`; give both or none
-  app.yaml:1:48: kq.properties.acks: cannot be set here: whether messages are lost depends on it; remove it, or use the key of this configuration that means it
+  app.yaml:1:48: kq.properties.acks: cannot be set here: a record is accepted when all replicas in sync have it; remove it
   app.yaml:1:60: kq.properties.x: a list where one value is expected",
     ),
     (

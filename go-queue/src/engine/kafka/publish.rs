@@ -23,7 +23,7 @@ use crate::name::{Name, Place};
 use crate::time::Clock;
 
 pub(super) use client::{Client, unusable};
-pub(super) use failure::Why;
+
 pub(super) use ledger::{Stored, log_line};
 
 /// So many records share one completion.
@@ -328,3 +328,6 @@ impl std::fmt::Debug for Publisher {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

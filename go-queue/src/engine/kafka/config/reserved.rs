@@ -6,6 +6,7 @@ use super::Secret;
 
 /// Settings that no consumer may change, each with the reason or with what to use instead.
 pub const CONSUMER_RESERVED: &[(&str, &str)] = &[
+    ("acks", STORED),
     ("auto.commit.enable", COMMITS),
     (
         "auto.commit.interval.ms",
@@ -18,6 +19,7 @@ pub const CONSUMER_RESERVED: &[(&str, &str)] = &[
     ("bootstrap.servers", BROKERS),
     ("enable.auto.commit", COMMITS),
     ("enable.auto.offset.store", COMMITS),
+    ("enable.idempotence", STORED),
     ("enable.partition.eof", "the engine reads its own"),
     ("enable.ssl.certificate.verification", VERIFIED),
     ("group.id", "`group` means it"),
@@ -39,6 +41,7 @@ pub const CONSUMER_RESERVED: &[(&str, &str)] = &[
     ("offset.store.sync.interval.ms", COMMITS),
     ("partition.assignment.strategy", "`protocol` means it"),
     ("plugin.library.paths", OURS),
+    ("request.required.acks", STORED),
     ("session.timeout.ms", "`session` means it"),
     ("test.mock.num.brokers", BROKERS),
 ];

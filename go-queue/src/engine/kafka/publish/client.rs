@@ -171,6 +171,12 @@ impl Client {
         }
     }
 
+    /// How many records are with the client.
+    #[cfg(test)]
+    pub(super) fn under_way(&self) -> i32 {
+        self.producer.in_flight_count()
+    }
+
     /// Whether nothing will be accepted any more.
     pub(super) fn is_useless(&self) -> bool {
         self.ledger().is_useless()

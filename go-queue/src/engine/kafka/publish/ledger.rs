@@ -173,6 +173,9 @@ impl Opened<'_> {
     /// The client did not take it.
     pub(super) fn refused(&mut self, index: usize, code: RDKafkaErrorCode) {
         self.next = index + 1;
+        if code == RDKafkaErrorCode::Fatal {
+            self.ledger.useless.store(true, Ordering::Release);
+        }
         self.ledger.answered(self.opaque(index), Err(code));
     }
 }
