@@ -119,8 +119,9 @@ impl Kafka {
             layout.dead_partitions,
         );
         let memory = self.config.memory;
+        let interval = self.config.commit_interval;
         let leavers = self.leavers.clone();
-        let end = TopicEnd::join(&settings, to, memory, outbox, leavers, seat)?;
+        let end = TopicEnd::join(&settings, to, memory, interval, outbox, leavers, seat)?;
         Ok(Box::new(end))
     }
 }

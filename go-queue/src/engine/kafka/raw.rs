@@ -179,6 +179,28 @@ impl List {
         list
     }
 
+    /// Puts the texts of commits into the list, which has an element for each, in order.
+    fn annotate(&self, rk: *mut sys::rd_kafka_t, commits: &[Commit]) {
+        for (at, commit) in commits.iter().enumerate() {
+            let len = commit.text.len();
+            if len == 0 || at >= self.elements().len() {
+                continue;
+            }
+            // SAFETY: `at` is within the list, which is ours. It gives its texts back with the memory of the C library, from where
+            // this one comes, with room for all of its bytes.
+            unsafe {
+                let text = sys::rd_kafka_mem_malloc(rk, len);
+                if text.is_null() {
+                    continue;
+                }
+                ptr::copy_nonoverlapping(commit.text.as_ptr(), text.cast(), len);
+                let element = (*self.0.as_ptr()).elems.add(at);
+                (*element).metadata = text;
+                (*element).metadata_size = len;
+            }
+        }
+    }
+
     fn elements(&self) -> &[sys::rd_kafka_topic_partition_t] {
         // SAFETY: `self` owns the list.
         unsafe { elements(self.0.as_ptr()) }
@@ -492,7 +514,8 @@ pub(super) enum Change {
 /// Partitions that come or go. The group waits until it is answered; dropping it unanswered is left to librdkafka, which lets all go.
 #[derive(Debug)]
 pub(super) struct Rebalance {
-    event: RawEvent,
+    /// Given back when the rebalance is answered.
+    _event: RawEvent,
     change: Change,
     partitions: Vec<i32>,
 }
@@ -588,7 +611,7 @@ impl RawEvent {
         Event::Rebalance(Rebalance {
             partitions: self.elements().iter().map(|of| of.partition).collect(),
             change,
-            event: self,
+            _event: self,
         })
     }
 
@@ -718,14 +741,20 @@ impl Client {
         }
     }
 
-    /// Lets a rebalance happen.
+    /// Lets a rebalance happen. Partitions that come begin at these offsets; those without one where they are committed, or where a
+    /// new group begins.
     ///
     /// # Errors
     /// What librdkafka says.
-    pub(super) fn answer(&self, rebalance: Rebalance) -> Result<(), String> {
-        let Rebalance { event, change, .. } = rebalance;
+    pub(super) fn answer(&self, rebalance: Rebalance, from: &[Commit]) -> Result<(), String> {
+        let change = rebalance.change;
         let rk = self.handle.rk();
-        let list = event.list();
+        let places = rebalance.partitions.iter().map(|partition| {
+            let known = from.iter().find(|commit| commit.partition == *partition);
+            (*partition, known.map_or(NOWHERE, |commit| commit.offset))
+        });
+        let all = List::new(&self.topic, places);
+        let list = all.0.as_ptr();
         // SAFETY: client and list are live; the list is copied. The protocol is a static text.
         unsafe {
             let protocol = sys::rd_kafka_rebalance_protocol(rk);
@@ -739,28 +768,16 @@ impl Client {
         }
     }
 
-    /// Says up to where each partition is done; librdkafka commits it. Answers which could not be taken, and why.
-    pub(super) fn store(&self, offsets: &[(i32, i64)]) -> Vec<(i32, RDKafkaRespErr)> {
-        if offsets.is_empty() {
-            return Vec::new();
-        }
-        let list = List::new(&self.topic, offsets.iter().copied());
-        // SAFETY: client and list are live; each element gets an error of its own.
-        let code = unsafe { sys::rd_kafka_offsets_store(self.handle.rk(), list.0.as_ptr()) };
-        if failure(code).is_none() {
-            return Vec::new();
-        }
-        let of = list.elements().iter();
-        of.filter_map(|of| Some((of.partition, failure(of.err)?)))
-            .collect()
-    }
-
-    /// Commits these offsets, also where they are lower than what is committed. The answer comes as [`Event::Committed`].
+    /// Commits an offset for each partition, and a text beside it. The answer comes as [`Event::Committed`].
     ///
     /// # Errors
     /// What librdkafka says.
-    pub(super) fn commit(&self, offsets: &[(i32, i64)]) -> Result<(), String> {
-        let list = List::new(&self.topic, offsets.iter().copied());
+    pub(super) fn commit(&self, offsets: &[Commit]) -> Result<(), String> {
+        let places = offsets
+            .iter()
+            .map(|commit| (commit.partition, commit.offset));
+        let list = List::new(&self.topic, places);
+        list.annotate(self.handle.rk(), offsets);
         // SAFETY: client, list and queue are live. The callback is none, so the answer is an event of the queue.
         checked(unsafe {
             sys::rd_kafka_commit_queue(
@@ -771,6 +788,14 @@ impl Client {
                 ptr::null_mut(),
             )
         })
+    }
+
+    /// Who can ask what is committed, on a thread that may wait.
+    pub(super) fn asker(&self) -> Asker {
+        Asker {
+            topic: self.topic.clone(),
+            handle: Arc::clone(&self.handle),
+        }
     }
 
     /// Behind which offset each partition has been drained, records for transactions counted too. `None`: nothing was drained.
@@ -818,6 +843,54 @@ impl Client {
     pub(super) fn has_left(&self) -> bool {
         // SAFETY: the client is live.
         unsafe { sys::rd_kafka_consumer_closed(self.handle.rk()) != 0 }
+    }
+}
+
+/// What is committed for one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Commit {
+    pub(super) partition: i32,
+    /// The first offset that is not finished.
+    pub(super) offset: i64,
+    /// What is said beside it.
+    pub(super) text: String,
+}
+
+/// Asks the brokers what is committed.
+#[derive(Debug)]
+pub(super) struct Asker {
+    topic: CString,
+    handle: Arc<Handle>,
+}
+
+impl Asker {
+    /// What is committed for these partitions; one without a commit is left out. Waits for the brokers, at most so long.
+    ///
+    /// # Errors
+    /// What librdkafka says.
+    pub(super) fn committed(
+        &self,
+        partitions: &[i32],
+        within: Duration,
+    ) -> Result<Vec<Commit>, String> {
+        let asked = partitions.iter().map(|partition| (*partition, NOWHERE));
+        let list = List::new(&self.topic, asked);
+        let within = i32::try_from(within.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: client and list are live; the list is filled in.
+        checked(unsafe { sys::rd_kafka_committed(self.handle.rk(), list.0.as_ptr(), within) })?;
+        for of in list.elements() {
+            checked(of.err)?;
+        }
+        let known = list.elements().iter().filter(|of| of.offset >= 0);
+        let known = known.map(|of| Commit {
+            partition: of.partition,
+            offset: of.offset,
+            // SAFETY: the text belongs to the list, and has so many bytes.
+            text: unsafe { bytes(of.metadata, of.metadata_size) }
+                .map(|text| String::from_utf8_lossy(text).into_owned())
+                .unwrap_or_default(),
+        });
+        Ok(known.collect())
     }
 }
 

@@ -4,6 +4,7 @@
 //! partition after the other. Events, and among them the changes of the assignment, are polled in the same turn, so that everything
 //! about a partition happens in one place and in one order.
 
+mod beyond;
 mod figures;
 mod leave;
 mod rebalance;
@@ -21,11 +22,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rdkafka::types::RDKafkaRespErr as Code;
 use tokio::time::{Instant, Sleep};
 
 use super::ENGINE;
 use super::dead::{Letter, Outbox};
-use super::raw::{Bell, Client, Event, Room, describe};
+use super::raw::{Bell, Client, Commit, Event, Room, describe};
 use crate::delivery::{Delivery, How, Notice, Receipt, Settlement};
 use crate::engine::{EngineError, Order, Receive, Subscribe, Turn};
 use crate::message::Message;
@@ -45,11 +47,27 @@ use track::{End, Seen, Spares, Track};
 /// Events are polled at least so often, and what is finished is told to the client.
 const TICK: Duration = Duration::from_millis(100);
 
+/// A commit that has no answer after so long is made again.
+const NO_ANSWER: Duration = Duration::from_secs(20);
+
 /// So many events are taken in one turn.
 const EVENTS: usize = 64;
 
 /// A slice takes at most so many bytes, unless a single record is larger.
 const SLICE_BYTES: usize = 8 << 20;
+
+/// So long the first partition that has records waits for the others that came with it.
+const WARM_UP: Duration = Duration::from_millis(30);
+
+/// Whether partitions have come of which nothing was handed out yet.
+#[derive(Clone, Copy, Debug)]
+enum Warm {
+    Done,
+    /// None has records yet.
+    Waiting,
+    /// The others may take so long.
+    Until(Instant),
+}
 
 /// One end of a subscription to a topic. Each assignment of a partition is an epoch.
 pub(super) struct TopicEnd {
@@ -81,7 +99,16 @@ pub(super) struct TopicEnd {
     stored: Vec<u64>,
     state: State,
     polled: Option<Instant>,
+    /// When positions were asked for.
+    looked: Option<Instant>,
+    /// When was committed.
     told: Option<Instant>,
+    /// Since when an answer to a commit is waited for.
+    committing: Option<Instant>,
+    interval: Duration,
+    /// Whether the broker takes texts beside offsets. One with a lower limit than usual does not.
+    texts: bool,
+    warm: Warm,
     tick: Pin<Box<Sleep>>,
     /// Settlements that came too late.
     stale: u64,
@@ -112,6 +139,7 @@ impl TopicEnd {
         settings: &rdkafka::ClientConfig,
         to: &Subscribe,
         memory: usize,
+        interval: Duration,
         outbox: Outbox,
         leavers: Leavers,
         seat: Seat,
@@ -123,7 +151,10 @@ impl TopicEnd {
             });
         };
         let mut settings = settings.clone();
-        settings.set("statistics.interval.ms", "1000");
+        settings
+            .set("statistics.interval.ms", "1000")
+            // We commit ourselves: what is finished beyond the offset must be told also while the offset stands still.
+            .set("enable.auto.commit", "false");
         let bell = Bell::new();
         let client = Client::open(&settings, topic, &bell).and_then(|client| {
             client.join()?;
@@ -156,7 +187,12 @@ impl TopicEnd {
             stored: Vec::new(),
             state: State::default(),
             polled: None,
+            looked: None,
             told: None,
+            committing: None,
+            interval,
+            texts: true,
+            warm: Warm::Done,
             tick: Box::pin(tokio::time::sleep(TICK)),
             stale: 0,
             leavers,
@@ -259,20 +295,23 @@ impl TopicEnd {
         match event {
             Event::Rebalance(rebalance) => self.rebalance(rebalance, turn),
             Event::Committed { error, partitions } => {
-                for (partition, offset, error) in partitions {
-                    if let Some(error) = error {
-                        self.say_not_committed(partition, &describe(error));
-                        continue;
-                    }
+                self.committing = None;
+                let all = error.is_none();
+                for (partition, offset, of) in partitions {
                     let mut tracks = self.tracks.iter_mut().flatten();
-                    if let Some(track) = tracks.find(|track| track.partition == partition)
-                        && offset >= 0
-                    {
-                        track.committed = track.committed.max(Some(offset));
+                    let track = tracks.find(|track| track.partition == partition);
+                    match (track, of) {
+                        (Some(track), None) if all => track.confirm(offset),
+                        (Some(track), _) => track.untold(),
+                        (None, _) => {}
+                    }
+                    if let Some(of) = of {
+                        self.not_committed(of);
                     }
                 }
                 if let Some(error) = error {
-                    tracing::debug!(topic = %self.topic, group = %self.group, error = describe(error), "a commit ended so");
+                    self.untell();
+                    self.not_committed(error);
                 }
             }
             Event::Error { code, fatal, text } => {
@@ -301,10 +340,22 @@ impl TopicEnd {
         }
     }
 
-    fn say_not_committed(&self, partition: i32, error: &str) {
+    fn not_committed(&mut self, error: Code) {
+        if error == Code::RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE
+            && std::mem::take(&mut self.texts)
+        {
+            tracing::warn!(
+                topic = %self.topic, group = %self.group,
+                "the brokers refuse the text beside an offset: after a crash more records run twice; raise `offset.metadata.max.bytes` to 4096"
+            );
+        }
+        self.say_not_committed(&describe(error));
+    }
+
+    fn say_not_committed(&self, error: &str) {
         tracing::debug!(
-            topic = %self.topic, group = %self.group, partition, error,
-            "an offset was not committed; it is committed with the next one"
+            topic = %self.topic, group = %self.group, error,
+            "offsets were not committed; that is done again"
         );
     }
 
@@ -323,52 +374,55 @@ impl TopicEnd {
         }
     }
 
-    /// Tells the client up to where each partition is done, which then commits it.
+    /// Tells the brokers up to where each partition is done, once in an interval.
     fn tell(&mut self, now: Instant) {
-        if self
-            .told
-            .is_some_and(|told| now.saturating_duration_since(told) < TICK)
-        {
-            return;
+        let passed = |since: Option<Instant>, time| {
+            since.is_none_or(|since| now.saturating_duration_since(since) >= time)
+        };
+        if passed(self.looked, TICK) {
+            self.looked = Some(now);
+            self.pass_what_is_no_record();
+        }
+        if passed(self.told, self.interval) {
+            self.commit(now);
+        }
+    }
+
+    /// Commits what is new. One commit is under way at a time, so that none overtakes another.
+    fn commit(&mut self, now: Instant) {
+        if let Some(since) = self.committing {
+            if now.saturating_duration_since(since) < NO_ANSWER {
+                return;
+            }
+            self.untell();
         }
         self.told = Some(now);
-        self.pass_what_is_no_record();
-        self.tell_all();
-    }
-
-    fn tell_all(&mut self) {
-        let Some(client) = &self.client else { return };
-        let mut news = Vec::new();
-        let mut rewound = Vec::new();
-        for track in self.tracks.iter_mut().flatten() {
-            let to = if track.rewound {
-                &mut rewound
-            } else {
-                &mut news
-            };
-            to.extend(track.news());
-        }
-        if !rewound.is_empty()
-            && let Err(error) = client.commit(&rewound)
-        {
-            tracing::debug!(topic = %self.topic, error, "offsets could not be committed and are committed later");
-            self.untell(rewound.iter().map(|(partition, _)| *partition));
+        let news = self.tracks.iter_mut().flatten().filter_map(Track::news);
+        let news: Vec<Commit> = news.collect();
+        let news = self.texts_or_not(news);
+        let Some(client) = self.client.as_ref().filter(|_| !news.is_empty()) else {
             return;
-        }
-        let failed = client.store(&news);
-        for (partition, error) in &failed {
-            self.say_not_committed(*partition, &describe(*error));
-        }
-        self.untell(failed.into_iter().map(|(partition, _)| partition));
-    }
-
-    fn untell(&mut self, partitions: impl Iterator<Item = i32>) {
-        for partition in partitions {
-            let mut tracks = self.tracks.iter_mut().flatten();
-            if let Some(track) = tracks.find(|track| track.partition == partition) {
-                track.untold();
+        };
+        match client.commit(&news) {
+            Ok(()) => self.committing = Some(now),
+            Err(error) => {
+                self.say_not_committed(&error);
+                self.untell();
             }
         }
+    }
+
+    fn texts_or_not(&self, mut commits: Vec<Commit>) -> Vec<Commit> {
+        if !self.texts {
+            commits.iter_mut().for_each(|commit| commit.text.clear());
+        }
+        commits
+    }
+
+    /// What was told may not have been heard: it is told again.
+    fn untell(&mut self) {
+        self.committing = None;
+        self.tracks.iter_mut().flatten().for_each(Track::untold);
     }
 
     /// What lies behind the last record and is none (the end of a transaction) is done when the client has passed it.
@@ -393,6 +447,34 @@ impl TopicEnd {
         }
     }
 
+    /// Partitions that came just now are fetched one after the other. The first waits a moment for the others, or it would fill all room
+    /// before they have their turn.
+    fn is_warming_up(&mut self, now: Instant) -> bool {
+        if matches!(self.warm, Warm::Done) {
+            return false;
+        }
+        let fresh = |track: &&Track| track.next().is_none() && track.leaving.is_none();
+        let any = self
+            .tracks()
+            .filter(fresh)
+            .any(|track| track.queue.len() > 0);
+        let all = self
+            .tracks()
+            .filter(fresh)
+            .all(|track| track.queue.len() > 0);
+        match self.warm {
+            Warm::Done => {}
+            Warm::Waiting if any && !all => {
+                self.warm = Warm::Until(now + WARM_UP);
+                self.tick.as_mut().reset(now + WARM_UP);
+            }
+            Warm::Waiting if !all => {}
+            Warm::Until(until) if !all && now < until => {}
+            Warm::Waiting | Warm::Until(_) => self.warm = Warm::Done,
+        }
+        matches!(self.warm, Warm::Until(_))
+    }
+
     /// Whether records may be handed out: there is room at the pump, and in memory, unless nothing would ever end there.
     fn has_room(&self, turn: &Turn) -> bool {
         let in_memory = self.spares.held < self.memory || self.tracks().all(|track| track.out == 0);
@@ -407,6 +489,9 @@ impl TopicEnd {
     /// Takes a slice of one partition. Answers whether anything was taken out of any queue.
     fn deliver(&mut self, turn: &mut Turn) -> bool {
         if !self.has_room(turn) {
+            return false;
+        }
+        if self.is_warming_up(turn.now) {
             return false;
         }
         let slots = self.tracks.len();
@@ -493,7 +578,7 @@ impl TopicEnd {
         let (epoch, place, order) = (track.epoch, track.place(), self.order);
         let mut foreign = Vec::new();
         for kept in slice.kept() {
-            if kept.foreign {
+            if kept.foreign || track.was_finished(kept.offset) {
                 foreign.push(kept.offset);
             } else {
                 let message = slice.message(kept, place);
@@ -513,6 +598,7 @@ impl TopicEnd {
             .as_ref()
             .is_some_and(|client| client.events().is_ready())
             || room
+                && !matches!(self.warm, Warm::Until(_))
                 && self.tracks().any(|track| {
                     track.has_again() || track.queue.is_ready() && self.takes_from(track)
                 })
@@ -604,7 +690,7 @@ impl Receive for TopicEnd {
             self.hear_outbox(cx);
             self.poll_events(turn)?;
             self.tell(turn.now);
-            self.finish_leaving(turn);
+            self.finish_held(turn);
             let took = self.deliver(turn);
             if turn.deliver.len() > delivered || turn.notice.len() > noticed {
                 self.report(turn);

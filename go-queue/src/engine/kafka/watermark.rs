@@ -85,6 +85,21 @@ impl Window {
         }
     }
 
+    /// The first offset from here on that is finished or not, as asked; `next` if there is none.
+    fn find(&self, from: i64, finished: bool) -> i64 {
+        let mut at = from;
+        while at < self.next {
+            let (word, bit) = self.place(at);
+            let bits = self.bits.get(word).copied().unwrap_or(0);
+            let wanted = if finished { bits } else { !bits } >> bit;
+            if wanted != 0 {
+                return (at + i64::from(wanted.trailing_zeros())).min(self.next);
+            }
+            at += 64 - i64::from(bit);
+        }
+        self.next
+    }
+
     fn advance(&mut self) {
         while self.base < self.next {
             let (_, bit) = self.place(self.base);
@@ -146,6 +161,31 @@ impl Watermark {
         }
     }
 
+    /// What is finished, or not there, beyond [`base`](Self::base): from, to before.
+    pub(super) fn beyond(&self) -> Vec<(i64, i64)> {
+        let mut ranges: Vec<(i64, i64)> = Vec::new();
+        let mut push = |from: i64, to: i64| match ranges.last_mut() {
+            Some(last) if last.1 == from => last.1 = to,
+            _ if from < to => ranges.push((from, to)),
+            _ => {}
+        };
+        let mut end = None;
+        for window in &self.windows {
+            if let Some(end) = end {
+                // Between two windows nothing is there.
+                push(end, window.base);
+            }
+            let mut from = window.find(window.base, true);
+            while from < window.next {
+                let to = window.find(from, false);
+                push(from, to);
+                from = window.find(to, true);
+            }
+            end = Some(window.next);
+        }
+        ranges
+    }
+
     /// Whether it was handed out and is not finished.
     #[inline]
     pub(super) fn is_open(&self, offset: i64) -> bool {
@@ -194,6 +234,22 @@ mod tests {
         fn base(&self) -> Option<i64> {
             let open = self.handed.iter().find(|(_, finished)| !**finished);
             open.map(|(offset, _)| *offset).or(self.next)
+        }
+
+        /// What is finished beyond the base.
+        fn beyond(&self) -> Vec<(i64, i64)> {
+            let (Some(base), Some(next)) = (self.base(), self.next) else {
+                return Vec::new();
+            };
+            let mut ranges = Vec::new();
+            let mut from = base;
+            for open in self.open().into_iter().chain([next]) {
+                if from < open {
+                    ranges.push((from, open));
+                }
+                from = open + 1;
+            }
+            ranges
         }
 
         fn open(&self) -> Vec<i64> {
@@ -264,6 +320,7 @@ mod tests {
                 }
                 prop_assert_eq!(marks.base(), model.base());
                 prop_assert_eq!(marks.next(), model.next);
+                prop_assert_eq!(marks.beyond(), model.beyond());
             }
             for offset in model.open() {
                 prop_assert!(marks.finish(offset));

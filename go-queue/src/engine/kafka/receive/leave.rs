@@ -1,7 +1,6 @@
 //! Leaving the group: the last offsets are committed, the partitions given back, the client destroyed. All of that waits for brokers,
 //! so it happens on a thread of its own, with a bound.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,9 +9,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::super::ENGINE;
-use super::super::raw::{Bell, Client, Event, Rebalance, describe};
+use super::super::raw::{Bell, Change, Client, Commit, Event, Rebalance, describe};
 use super::TopicEnd;
 use super::state;
+use super::track::Track;
 use crate::engine::EngineError;
 
 /// How long the brokers may take to answer the last commit.
@@ -66,31 +66,28 @@ struct Farewell {
     client: Client,
     /// The group waits for the answer to it.
     held: Option<Rebalance>,
-    /// What is finished and not confirmed, by partition.
-    wanted: HashMap<i32, i64>,
+    /// What is finished and not confirmed.
+    wanted: Vec<Commit>,
 }
 
 impl Farewell {
     /// Leaves. The client is still there afterwards.
     fn leave(&mut self) -> Result<(), String> {
-        if let Some(held) = self.held.take() {
+        let held = self
+            .held
+            .take()
+            .filter(|held| held.change() != Change::Lost);
+        let mut why = None;
+        if !self.wanted.is_empty() {
+            self.client.commit(&self.wanted)?;
+            let wanted = |me: &Self| !me.wanted.is_empty();
+            why = self.hear_while(BOUND, wanted);
+        }
+        if let Some(held) = held {
             self.answer(held);
         }
         self.client.leave()?;
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a thread of its own, which must end also where tokio's clock is paused"
-        )]
-        let began = std::time::Instant::now();
-        let mut why = None;
-        loop {
-            let left = self.client.has_left();
-            match self.client.events().event(STEP) {
-                Some(event) => why = self.take(event).or(why),
-                None if left || began.elapsed() >= BOUND => break,
-                None => {}
-            }
-        }
+        self.hear_while(BOUND, |me| !me.client.has_left());
         if self.wanted.is_empty() {
             Ok(())
         } else {
@@ -101,24 +98,33 @@ impl Farewell {
         }
     }
 
+    /// Takes events as long as it is so, until a commit has failed, or the time is over. Answers why the commit failed.
+    fn hear_while(&mut self, bound: Duration, so: impl Fn(&Self) -> bool) -> Option<String> {
+        let began = Instant::now();
+        while so(self) && began.elapsed() < bound {
+            if let Some(event) = self.client.events().event(STEP)
+                && let Some(why) = self.take(event)
+            {
+                return Some(why);
+            }
+        }
+        None
+    }
+
     /// Takes an event. Answers why a commit failed, if one has.
     fn take(&mut self, event: Event) -> Option<String> {
         match event {
             Event::Rebalance(rebalance) => self.answer(rebalance),
             Event::Committed { error, partitions } => {
-                let mut why = error.map(describe);
+                let mut why = error;
                 for (partition, offset, error) in partitions {
-                    match error {
-                        Some(error) => why = Some(describe(error)),
-                        None => {
-                            if self.wanted.get(&partition).is_some_and(|at| *at <= offset) {
-                                self.wanted.remove(&partition);
-                            }
-                        }
+                    why = why.or(error);
+                    if why.is_none() {
+                        let is = |one: &Commit| one.partition == partition && one.offset == offset;
+                        self.wanted.retain(|one| !is(one));
                     }
                 }
-                // That there was nothing to commit is said as an error too.
-                return why.filter(|_| !self.wanted.is_empty());
+                return why.map(describe);
             }
             Event::Log {
                 level,
@@ -131,7 +137,7 @@ impl Farewell {
     }
 
     fn answer(&self, rebalance: Rebalance) {
-        if let Err(error) = self.client.answer(rebalance) {
+        if let Err(error) = self.client.answer(rebalance, &[]) {
             tracing::debug!(error, "the last partitions could not be given back");
         }
     }
@@ -140,18 +146,12 @@ impl Farewell {
 impl TopicEnd {
     /// Begins to leave, if that has not begun. What is in hand is not committed, so it is delivered again, elsewhere or later.
     pub(super) fn depart(&mut self) {
-        if self.client.is_none() {
-            return;
-        }
-        self.tell_all();
         let Some(client) = self.client.take() else {
             return;
         };
-        let behind = self.tracks().filter(|track| track.is_behind());
+        let behind = self.tracks().filter(|track| !track.is_confirmed());
         let mut farewell = Farewell {
-            wanted: behind
-                .filter_map(|track| Some((track.partition, track.base()?)))
-                .collect(),
+            wanted: self.texts_or_not(behind.filter_map(Track::commit).collect()),
             held: self.held.take().map(|held| held.rebalance),
             client,
         };

@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, VecDeque};
 
 use tokio::time::Instant;
 
-use super::super::raw::Queue;
+use super::super::raw::{Commit, Queue};
 use super::super::watermark::Watermark;
+use super::beyond::{self, Range};
 use super::slice::{Kept, Slice};
 use crate::message::Message;
 
@@ -58,14 +59,15 @@ pub(super) struct Track {
     pub(super) leaving: Option<Instant>,
     /// Where this assignment began: nothing before it is ours to commit.
     first: Option<i64>,
-    /// What librdkafka was told.
-    stored: Option<i64>,
+    /// What the broker was told last, and whether it has confirmed that.
+    told: Option<Commit>,
+    confirmed: bool,
+    /// What the one before us had finished beyond where we began.
+    finished: VecDeque<Range>,
     /// What the broker has said that it has.
-    pub(super) committed: Option<i64>,
+    committed: Option<i64>,
     /// An error came through the queue, after which librdkafka may believe that a record was consumed which was not.
     pub(super) doubt: bool,
-    /// The log began anew: what is committed lies behind it, and librdkafka only ever commits more than it did.
-    pub(super) rewound: bool,
     /// The broker has nothing beyond what was drained.
     pub(super) at_end: bool,
     /// Something was drained since the position was asked for.
@@ -92,10 +94,11 @@ impl Track {
             dying: Vec::new(),
             leaving: None,
             first: None,
-            stored: None,
+            told: None,
+            confirmed: false,
+            finished: VecDeque::new(),
             committed: None,
             doubt: false,
-            rewound: false,
             at_end: false,
             touched: true,
             since,
@@ -107,14 +110,15 @@ impl Track {
     /// The same partition under another epoch, nothing known of it: its log begins anew.
     pub(super) fn begin_anew(&mut self, epoch: u32, spares: &mut Spares) {
         self.epoch = epoch;
-        self.rewound = true;
         self.marks = Watermark::default();
         self.slices.drain(..).for_each(|slice| spares.take(slice));
         self.again.clear();
         self.dying.clear();
         self.out = 0;
         self.first = None;
-        self.stored = None;
+        self.told = None;
+        self.confirmed = false;
+        self.finished.clear();
         self.committed = None;
         self.recent.fill(0);
     }
@@ -294,19 +298,67 @@ impl Track {
         }
     }
 
-    /// What librdkafka is to be told, if it is something new.
-    pub(super) fn news(&mut self) -> Option<(i32, i64)> {
-        let base = self.marks.base()?;
-        if self.stored.is_some_and(|stored| stored >= base) {
-            return None;
-        }
-        self.stored = Some(base);
-        Some((self.partition, base))
+    /// What is to be committed now; `None` as long as nothing is known.
+    pub(super) fn commit(&self) -> Option<Commit> {
+        let offset = self.marks.base()?;
+        let mut beyond = self.marks.beyond();
+        let next = self.marks.next().unwrap_or(offset);
+        // What the one before had finished, and we have not come to yet.
+        beyond.extend(self.finished.iter().filter(|range| range.0 >= next));
+        Some(Commit {
+            partition: self.partition,
+            offset,
+            text: beyond::encode(offset, &beyond),
+        })
     }
 
-    /// What was told could not be taken: it is told again.
+    /// The same, if the broker was not told yet.
+    pub(super) fn news(&mut self) -> Option<Commit> {
+        let commit = self.commit()?;
+        (self.told.as_ref() != Some(&commit)).then(|| {
+            self.confirmed = false;
+            self.told = Some(commit.clone());
+            commit
+        })
+    }
+
+    /// What was told was not taken: it is told again.
     pub(super) fn untold(&mut self) {
-        self.stored = None;
+        self.told = None;
+    }
+
+    /// The broker has it.
+    pub(super) fn confirm(&mut self, offset: i64) {
+        if self.told.as_ref().is_some_and(|told| told.offset == offset) {
+            self.confirmed = true;
+            self.committed = Some(offset);
+        }
+    }
+
+    /// Whether the broker has confirmed all there is to commit.
+    pub(super) fn is_confirmed(&self) -> bool {
+        let now = self.commit();
+        now.is_none() || self.confirmed && self.told == now
+    }
+
+    /// What the one before us has finished beyond the offset from where we read.
+    pub(super) fn know_finished(&mut self, commit: &Commit) {
+        self.finished = beyond::decode(commit.offset, &commit.text).into();
+    }
+
+    /// Whether a record was finished by the one before us. To be asked in the order of the offsets.
+    #[inline]
+    pub(super) fn was_finished(&mut self, offset: i64) -> bool {
+        while let Some((from, to)) = self.finished.front() {
+            if offset < *from {
+                return false;
+            }
+            if offset < *to {
+                return true;
+            }
+            self.finished.pop_front();
+        }
+        false
     }
 
     /// Whether something is finished that the broker has not confirmed.
