@@ -15,6 +15,7 @@ mod cluster;
 mod kafka;
 mod kafka_brokers;
 mod kafka_members;
+mod kafka_quickstart;
 mod kafka_records;
 mod kafka_topics;
 mod kills;

@@ -28,7 +28,10 @@ struct Order {
 async fn charge(order: Order, partition: Partition) {
     tokio::time::sleep(millis(30)).await;
     let Order { number, customer } = order;
-    say(&format!("charged {number:>3}  {customer:<11}  partition {}", partition.0));
+    say(&format!(
+        "charged {number:>3}  {customer:<11}  partition {}",
+        partition.0
+    ));
 }
 
 /// A service that only pushes: its handlers are elsewhere, it knows the topic.
@@ -36,7 +39,10 @@ async fn produce(config: &str) -> anyhow::Result<()> {
     let producer = Producer::open(config).await?;
     for number in 1..=ORDERS {
         let customer = format!("customer-{}", number % CUSTOMERS);
-        let order = Order { number, customer: customer.clone() };
+        let order = Order {
+            number,
+            customer: customer.clone(),
+        };
         // Returns when all replicas in sync have it.
         charge::push(order).key(customer).send(&producer).await?;
         tokio::time::sleep(millis(20)).await;
