@@ -80,7 +80,7 @@ impl Kafka {
         })
     }
 
-    async fn join(&self, to: &Subscribe) -> Result<Box<dyn Receive>, EngineError> {
+    async fn open_end(&self, to: &Subscribe) -> Result<TopicEnd, EngineError> {
         let (Place::Topic(topic), Some(group)) = (&to.place, &to.group) else {
             return Err(EngineError::Unsupported {
                 engine: ENGINE,
@@ -121,8 +121,7 @@ impl Kafka {
         let memory = self.config.memory;
         let interval = self.config.commit_interval;
         let leavers = self.leavers.clone();
-        let end = TopicEnd::join(&settings, to, memory, interval, outbox, leavers, seat)?;
-        Ok(Box::new(end))
+        TopicEnd::join(&settings, to, memory, interval, outbox, leavers, seat)
     }
 }
 
@@ -156,7 +155,7 @@ impl Engine for Kafka {
         &'a self,
         to: &'a Subscribe,
     ) -> BoxFuture<'a, Result<Box<dyn Receive>, EngineError>> {
-        Box::pin(self.join(to))
+        Box::pin(async { Ok(Box::new(self.open_end(to).await?) as Box<dyn Receive>) })
     }
 
     fn publisher(&self) -> Arc<dyn Publish> {

@@ -898,3 +898,6 @@ impl Asker {
 const ANY_PARTITION: i32 = -1;
 /// No offset.
 const NOWHERE: i64 = -1001;
+
+#[cfg(test)]
+mod tests;

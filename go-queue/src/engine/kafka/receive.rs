@@ -726,3 +726,6 @@ impl Drop for TopicEnd {
         self.depart();
     }
 }
+
+#[cfg(test)]
+mod tests;
