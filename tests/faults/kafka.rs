@@ -85,10 +85,10 @@ impl OnKafka {
         })
     }
 
-    fn process(&mut self, mode: &str, arguments: &[&str], more: &[(&str, &str)]) -> Process {
+    fn process(&mut self, mode: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Process {
         let on = self.on.clone();
         let mut environment = vec![("LEDGER_WORKER_KAFKA", &*on)];
-        environment.extend(more);
+        environment.extend(settings);
         self.site.start_with(mode, arguments, &environment)
     }
 
