@@ -19,9 +19,12 @@ compile_error!(
 );
 
 // The macros name `::go_queue`; inside this crate that is this crate.
-#[expect(
-    unused_extern_crates,
-    reason = "named by expanded attributes in the tests of this crate"
+#[cfg_attr(
+    not(all(test, feature = "testing")),
+    expect(
+        unused_extern_crates,
+        reason = "named by expanded attributes in the tests of this crate"
+    )
 )]
 extern crate self as go_queue;
 

@@ -1,5 +1,7 @@
 //! The only place that names concrete engines and dedup stores.
 
+#[cfg(feature = "testing")]
+mod rehearsal;
 #[cfg(feature = "beanstalkd")]
 mod servers;
 
