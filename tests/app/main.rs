@@ -15,6 +15,7 @@
 )]
 
 mod batches;
+mod commands;
 mod extractors;
 mod failing;
 mod files;

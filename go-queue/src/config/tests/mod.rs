@@ -4,6 +4,7 @@ mod faulty;
 mod go;
 mod reading;
 mod reference;
+mod schema;
 mod secrets;
 mod servers;
 mod settings;
