@@ -77,8 +77,8 @@ fn help_says_what_the_exit_codes_mean_and_shows_examples() {
 #[test]
 fn every_line_of_a_file_is_sent_in_its_order() {
     let site = Site::new();
-    let lines: String = (0..6_000).map(|n| format!("{n}\n")).collect();
-    site.write("jobs.jsonl", &lines);
+    let lines: Vec<_> = (0..6_000).map(|n: u32| n.to_string()).collect();
+    site.write("jobs.jsonl", &lines.join("\n"));
     site.run(&["send", "job", "--file", "jobs.jsonl"])
         .with(0)
         .says(&["6000 messages sent to `job`"]);
