@@ -164,6 +164,18 @@ async fn what_is_due_on_the_way_runs_at_its_time() {
     assert_eq!(app.now(), began + hours(1));
 }
 
+/// Longer than a test would wait if the kit looked at the clock each second of the way.
+#[tokio::test]
+async fn a_clock_that_moves_by_years_comes_there_in_a_few_steps() {
+    let (app, ..) = start().await;
+    mail::delay("eve".into(), days(3 * 365))
+        .send(app.producer())
+        .await
+        .expect("stored");
+    app.advance(days(3 * 365)).await;
+    app.of::<mail>().assert_done(1);
+}
+
 #[tokio::test]
 async fn failures_of_a_task_are_counted_and_end_in_the_dead_letters() {
     let (app, ..) = start().await;

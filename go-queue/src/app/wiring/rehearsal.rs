@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::engine::memory::MemoryConfig;
 use crate::middleware::Middleware;
 use crate::name::Side;
-use crate::time::Clock;
+use crate::time::{Clock, days};
 
 use super::{keep, keeps, topics};
 
@@ -35,6 +35,8 @@ impl App {
             topics: topics(&config),
             keeps: keeps(&config),
             keep: keep(config.dq.dedup.as_ref()),
+            // Nobody steps the clock of a test, and a test may move it by years.
+            look: days(1),
             ..MemoryConfig::new(clock.clone())
         });
         self.clock = clock;
