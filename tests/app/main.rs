@@ -25,6 +25,7 @@ mod middleware;
 mod order;
 mod payloads;
 mod processes;
+mod secrets;
 mod sending;
 mod setup;
 mod stage;

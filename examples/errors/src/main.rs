@@ -4,7 +4,7 @@
     reason = "it shows what it does on standard output; the log goes to standard error"
 )]
 
-use go_queue::outcome::{ClassifyError, Outcome};
+use go_queue::outcome::Outcome;
 use go_queue::prelude::*;
 
 /// An order to be paid.
@@ -13,32 +13,25 @@ struct Payment {
     order: String,
 }
 
-/// Why a payment did not go through.
-#[derive(Debug, thiserror::Error)]
+/// Why a payment did not go through, and what should become of it then.
+#[derive(Debug, thiserror::Error, Outcome)]
 enum PayError {
+    /// The bank has said when to come again.
     #[error("the bank is busy")]
+    #[retry(after = "300ms")]
     Busy,
+    /// Nothing that waiting would mend: to the dead letters, with this text.
     #[error("the card is not known")]
+    #[dead]
     UnknownCard,
+    /// What was wanted is there.
     #[error("it was paid before")]
+    #[skip]
     PaidBefore,
+    /// Again, by the policy of the handler.
     #[error("the connection broke")]
+    #[retry]
     Broken,
-}
-
-impl ClassifyError for PayError {
-    fn classify(&self) -> Outcome {
-        match self {
-            // The bank has said when to come again.
-            Self::Busy => Outcome::retry_after(millis(300), self),
-            // Nothing that waiting would mend: to the dead letters, with this text.
-            Self::UnknownCard => Outcome::dead(self),
-            // What was wanted is there.
-            Self::PaidBefore => Outcome::Skip,
-            // Again, by the policy of the handler.
-            Self::Broken => Outcome::retry(self),
-        }
-    }
 }
 
 /// Pays. An error without a classification, and a panic, would mean: again, by the policy.

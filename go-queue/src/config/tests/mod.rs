@@ -2,6 +2,7 @@
 
 mod faulty;
 mod go;
+mod go_zero;
 mod reading;
 mod reference;
 mod schema;
