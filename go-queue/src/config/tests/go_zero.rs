@@ -104,3 +104,19 @@ fn a_service_of_go_zero_with_both_queues_is_read_as_it_is() {
     }
     assert!(said.to_lowercase().contains("log"), "{said}");
 }
+
+#[test]
+fn a_mistyped_section_of_ours_is_an_error_beside_sections_of_the_go_library_too() {
+    let report = load_with(&format!("{SERVICE}Handlrs: {{}}\n"), &[("REDIS_PASS", "x")]);
+    let report = report.expect_err("a typo");
+    assert!(
+        report.contains("Handlrs: unknown key; did you mean `handlers`?"),
+        "{report}"
+    );
+    let report = load_with(&format!("{SERVICE}oops: 1\n"), &[("REDIS_PASS", "x")]);
+    assert!(
+        report
+            .expect_err("not in the spelling of Go")
+            .contains("oops: unknown key")
+    );
+}
