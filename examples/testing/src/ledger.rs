@@ -10,15 +10,13 @@ pub(crate) struct Ledger(Arc<Mutex<Books>>);
 #[derive(Debug, Default)]
 struct Books {
     open: BTreeMap<String, u64>,
-    #[cfg(test)]
-    broken: bool,
+    closed: bool,
 }
 
 impl Ledger {
     fn with<T>(&self, act: impl FnOnce(&mut Books) -> T) -> anyhow::Result<T> {
         let mut books = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        #[cfg(test)]
-        anyhow::ensure!(!books.broken, "the ledger is closed");
+        anyhow::ensure!(!books.closed, "the ledger is closed");
         Ok(act(&mut books))
     }
 
@@ -43,7 +41,7 @@ impl Ledger {
     }
 
     /// From now on everything fails, or works again.
-    pub(crate) fn set_broken(&self, broken: bool) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).broken = broken;
+    pub(crate) fn set_closed(&self, closed: bool) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).closed = closed;
     }
 }

@@ -52,7 +52,7 @@ async fn an_order_is_booked_and_reminded_of_after_a_week() {
 #[tokio::test]
 async fn a_reminder_that_fails_three_times_is_set_aside_and_can_be_replayed() {
     let (app, ledger) = start().await;
-    ledger.set_broken(true);
+    ledger.set_closed(true);
     remind::now("o-1".into())
         .send(app.producer())
         .await
@@ -67,7 +67,7 @@ async fn a_reminder_that_fails_three_times_is_set_aside_and_can_be_replayed() {
         Some("the ledger is closed")
     );
 
-    ledger.set_broken(false);
+    ledger.set_closed(false);
     app.replay_dead_letters().await.expect("they are there");
     app.of::<remind>().assert_done(1).assert_dead_lettered(0);
 }

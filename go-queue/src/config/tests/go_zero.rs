@@ -5,7 +5,7 @@ use crate::name::{Name, Place};
 
 use super::{load_with, remarks};
 
-const SERVICE: &str = r#"Name: order-mq
+const SERVICE: &str = r"Name: order-mq
 Host: 0.0.0.0
 Port: 8888
 Mode: pro
@@ -58,7 +58,7 @@ RemindersConf:
     Host: 10.0.0.4:6379
     Type: node
     Pass: ${REDIS_PASS}
-"#;
+";
 
 #[test]
 fn a_service_of_go_zero_with_both_queues_is_read_as_it_is() {
