@@ -21,6 +21,8 @@ use crate::figures::Figures;
 pub(crate) enum Who {
     /// This program: our library, or a floor written by hand.
     Own,
+    /// This program with mimalloc, which `bench/run` builds beside it.
+    OwnMimalloc,
     /// The program that `bench/peers/NAME/run` builds and starts.
     Peer(&'static str),
 }
@@ -28,9 +30,12 @@ pub(crate) enum Who {
 impl Who {
     fn command(self) -> Result<Command, String> {
         match self {
-            Self::Own => {
-                let own =
+            Self::Own | Self::OwnMimalloc => {
+                let mut own =
                     std::env::current_exe().map_err(|error| format!("this program: {error}"))?;
+                if self == Self::OwnMimalloc {
+                    own.set_file_name("go-queue-bench-mimalloc");
+                }
                 let mut command = Command::new(own);
                 command.arg("serve");
                 Ok(command)
@@ -100,7 +105,10 @@ impl Contender {
             .map_err(|error| format!("the contender does not listen: {error}"))?;
         let answer = self.line()?;
         match answer.split_once(' ') {
-            Some(("done", figures)) => figures.parse(),
+            Some(("done", figures)) => {
+                let figures: Figures = figures.parse()?;
+                Ok(figures.with("rss_mb", peak_memory(self.child.id())))
+            }
             _ => Err(format!("`{what}`: {answer}")),
         }
     }
@@ -116,6 +124,15 @@ impl Contender {
         }
         Ok(line.trim_end().to_owned())
     }
+}
+
+/// The most memory that a process has had at a time, in megabytes; NaN where the system does not say.
+fn peak_memory(pid: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|text| text.trim().strip_suffix(" kB"));
+    let kilobytes = kilobytes.and_then(|text| text.trim().parse::<f64>().ok());
+    kilobytes.unwrap_or(f64::NAN) / 1000.0
 }
 
 impl Drop for Contender {

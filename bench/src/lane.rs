@@ -37,8 +37,22 @@ impl Receive for UntilSettled {
 
 /// What anybody has to do: take a slice, decode each payload, acknowledge; in the end wait until all of it is confirmed.
 pub(crate) async fn floor<T: DeserializeOwned>(
+    end: Box<dyn Receive>,
+    messages: u64,
+) -> Result<Figures, String> {
+    drain(end, messages, |payload| {
+        let payload: T = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+        std::hint::black_box(&payload);
+        Ok(())
+    })
+    .await
+}
+
+/// Take a slice, do this with each payload, acknowledge; in the end wait until all of it is confirmed.
+pub(crate) async fn drain(
     mut end: Box<dyn Receive>,
     messages: u64,
+    mut each: impl FnMut(&[u8]) -> Result<(), String>,
 ) -> Result<Figures, String> {
     let watch = Stopwatch::start();
     let mut turn = Turn::new(Instant::now());
@@ -49,11 +63,9 @@ pub(crate) async fn floor<T: DeserializeOwned>(
             turn.free = MAX_SLICE;
             let polled = end.turn(cx, &mut turn);
             for delivery in turn.deliver.drain(..) {
-                let payload: T = match serde_json::from_slice(delivery.message.body.payload()) {
-                    Ok(payload) => payload,
-                    Err(error) => return Poll::Ready(Err(error.to_string())),
-                };
-                std::hint::black_box(&payload);
+                if let Err(error) = each(delivery.message.body.payload()) {
+                    return Poll::Ready(Err(error));
+                }
                 done += 1;
                 turn.settle.push(Settlement {
                     receipt: delivery.receipt,

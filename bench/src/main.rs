@@ -2,12 +2,14 @@
 //!
 //! Every measurement is made by a process of its own: `go-queue-bench serve` for us and for our floors, a program under
 //! `bench/peers/NAME` for a peer. They speak the line protocol of [`contender`], so that nobody inherits another's
-//! allocator, caches or threads. The allocator is the system's (glibc), as it is for a user who chooses none.
+//! allocator, caches or threads. The allocator is the system's (glibc), as it is for a user who chooses none; rows that say so run the
+//! same program with mimalloc, as the README recommends for Kafka.
 
 mod beanstalkd;
 mod callgrind;
 mod contender;
 mod figures;
+mod kafka;
 mod lane;
 mod machine;
 mod scenario;
@@ -20,6 +22,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use terminal::{fail, say};
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What was asked for on the command line.
 #[derive(Debug)]
@@ -81,7 +87,7 @@ fn main() -> ExitCode {
             .iter()
             .find(|scenario| scenario.name == *name)
             .ok_or_else(|| format!("there is no scenario `{name}`; `bench/run` lists them"))?;
-        if arguments.callgrind {
+        if arguments.callgrind || scenario.rows.is_empty() {
             callgrind::run(scenario)
         } else {
             scenario::run(scenario, arguments.runs, &arguments.dir)

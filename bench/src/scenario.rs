@@ -49,6 +49,14 @@ impl Row {
         }
     }
 
+    pub(crate) const fn mimalloc(label: &'static str, run: &'static str) -> Self {
+        Self {
+            label,
+            who: Who::OwnMimalloc,
+            run,
+        }
+    }
+
     pub(crate) const fn peer(label: &'static str, name: &'static str, run: &'static str) -> Self {
         Self {
             label,
@@ -58,11 +66,11 @@ impl Row {
     }
 }
 
-/// A limit on instructions for each message: those of `variant` less those of `floor`.
+/// A limit on instructions for each message: those of `variant` less those of `floor`, if there is one.
 #[derive(Debug)]
 pub(crate) struct Instructions {
     pub(crate) variant: &'static str,
-    pub(crate) floor: &'static str,
+    pub(crate) floor: Option<&'static str>,
     pub(crate) limit: f64,
 }
 

@@ -4,7 +4,9 @@ use std::fmt;
 use std::process::Command;
 
 use go_queue_tests::Folder;
-use go_queue_tests::servers::{Beanstalkd, Redis, Server};
+use go_queue_tests::servers::{Beanstalkd, Redis, Server, kafka_is_installed};
+
+use crate::kafka::Broker;
 
 /// Which servers a scenario needs.
 #[derive(Clone, Copy, Debug)]
@@ -13,23 +15,44 @@ pub(crate) struct Wanted {
     pub(crate) nodes: usize,
     /// Whether Redis, without persistence.
     pub(crate) redis: bool,
+    /// Whether Apache Kafka, and what its topic holds.
+    pub(crate) kafka: Option<Records>,
+}
+
+/// What the topic `bench` of a broker holds when a run begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Records {
+    /// Nothing.
+    Nothing,
+    /// So many, which every run reads from the start.
+    Backlog(u64),
 }
 
 pub(crate) const NO_SERVERS: Wanted = Wanted {
     nodes: 0,
     redis: false,
+    kafka: None,
 };
+
+/// Apache Kafka whose topic holds this.
+pub(crate) const fn kafka(records: Records) -> Wanted {
+    Wanted {
+        kafka: Some(records),
+        ..NO_SERVERS
+    }
+}
 
 /// The setting of the Go library.
 pub(crate) const CLUSTER: Wanted = Wanted {
     nodes: 3,
     redis: true,
+    ..NO_SERVERS
 };
 
 /// One node, and nothing that remembers what has run.
 pub(crate) const ONE_NODE: Wanted = Wanted {
     nodes: 1,
-    redis: false,
+    ..NO_SERVERS
 };
 
 /// Servers that run.
@@ -37,6 +60,7 @@ pub(crate) const ONE_NODE: Wanted = Wanted {
 pub(crate) struct Servers {
     nodes: Vec<Beanstalkd>,
     redis: Option<Redis>,
+    kafka: Option<Broker>,
     _folder: Folder,
 }
 
@@ -53,7 +77,14 @@ impl Servers {
         if !go_queue_tests::servers::installed(&programs) {
             return Err(format!("this needs {}", programs.join(" and ")));
         }
+        if wanted.kafka.is_some() && !kafka_is_installed() {
+            return Err("this needs Java, and Maven to fetch Apache Kafka".to_owned());
+        }
         let folder = Folder::new("bench");
+        let kafka = wanted
+            .kafka
+            .map(|records| Broker::start(folder.path(), records))
+            .transpose()?;
         let nodes = (1..=wanted.nodes)
             .map(|n| Beanstalkd::start(folder.path(), &format!("node-{n}")))
             .collect();
@@ -61,6 +92,7 @@ impl Servers {
         Ok(Self {
             nodes,
             redis,
+            kafka,
             _folder: folder,
         })
     }
@@ -73,6 +105,9 @@ impl Servers {
         if let Some(redis) = &mut self.redis {
             redis.restart();
         }
+        if let Some(kafka) = &mut self.kafka {
+            kafka.next_run();
+        }
         self
     }
 
@@ -83,11 +118,12 @@ impl Servers {
             .redis
             .as_ref()
             .map(|_| version(Redis::PROGRAM, "--version"));
-        node.into_iter().chain(redis).collect()
+        let kafka = self.kafka.as_ref().map(|_| "Apache Kafka 4.1.0".to_owned());
+        node.into_iter().chain(redis).chain(kafka).collect()
     }
 }
 
-/// ` nodes=ENDPOINT,.. node_pids=PID,.. redis=ENDPOINT redis_pid=PID`: parameters of a run.
+/// ` nodes=ENDPOINT,.. node_pids=PID,.. redis=ENDPOINT redis_pid=PID kafka=ENDPOINT topic=NAME group=NAME`: parameters of a run.
 impl fmt::Display for Servers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pid = |server: &Server| server.pid().map_or_else(String::new, |pid| pid.to_string());
@@ -103,6 +139,9 @@ impl fmt::Display for Servers {
         }
         if let Some(redis) = &self.redis {
             write!(f, " redis={} redis_pid={}", redis.endpoint(), pid(redis))?;
+        }
+        if let Some(kafka) = &self.kafka {
+            write!(f, " {kafka}")?;
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ mod extractors;
 mod failing;
 mod files;
 mod identity;
+mod kafka;
 mod life;
 mod middleware;
 mod order;

@@ -76,6 +76,12 @@ func answer(line string) (string, error) {
 		return drain(told)
 	case "lateness":
 		return lateness(told)
+	case "kq-drain":
+		return kqDrain(told)
+	case "kafka-go-drain":
+		return kafkaGoDrain(told)
+	case "kq-push":
+		return kqPush(told)
 	default:
 		return "", fmt.Errorf("no variant %s", variant)
 	}

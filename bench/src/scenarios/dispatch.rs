@@ -48,27 +48,27 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     instructions: &[
         Instructions {
             variant: "ready",
-            floor: "floor",
+            floor: Some("floor"),
             limit: 410.0,
         },
         Instructions {
             variant: "yields",
-            floor: "ready",
+            floor: Some("ready"),
             limit: 900.0,
         },
         Instructions {
             variant: "middleware-1",
-            floor: "ready",
+            floor: Some("ready"),
             limit: 500.0,
         },
         Instructions {
             variant: "middleware-2",
-            floor: "middleware-1",
+            floor: Some("middleware-1"),
             limit: 500.0,
         },
         Instructions {
             variant: "ready-key",
-            floor: "floor-topic",
+            floor: Some("floor-topic"),
             limit: 410.0,
         },
     ],

@@ -9,6 +9,12 @@ mod dq_send;
 mod embedded_drain;
 pub(crate) mod embedded_latency;
 mod embedded_send;
+mod kq;
+mod kq_drain;
+mod kq_instructions;
+mod kq_latency;
+mod kq_mixed;
+mod kq_push;
 mod timers;
 
 use crate::scenario::Scenario;
@@ -25,5 +31,12 @@ pub(crate) const ALL: &[Scenario] = &[
     embedded_drain::SCENARIO,
     embedded_latency::SCENARIO,
     embedded_send::SCENARIO,
+    kq_drain::JSON,
+    kq_drain::ONE_MILLISECOND,
+    kq_instructions::SCENARIO,
+    kq_latency::SCENARIO,
+    kq_mixed::SCENARIO,
+    kq_push::MANY,
+    kq_push::BULK,
     timers::SCENARIO,
 ];

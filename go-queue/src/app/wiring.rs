@@ -1,5 +1,7 @@
 //! The only place that names concrete engines and dedup stores.
 
+#[cfg(feature = "kafka")]
+mod kafka;
 #[cfg(feature = "testing")]
 mod rehearsal;
 #[cfg(feature = "beanstalkd")]
@@ -34,7 +36,7 @@ pub(super) fn is_compiled_in(kind: EngineKind) -> bool {
         EngineKind::Memory => true,
         EngineKind::Sqlite => cfg!(feature = "sqlite"),
         EngineKind::Beanstalkd => cfg!(feature = "beanstalkd"),
-        EngineKind::Kafka => false,
+        EngineKind::Kafka => cfg!(feature = "kafka"),
     }
 }
 
@@ -132,7 +134,7 @@ impl Engines {
     }
 
     #[cfg_attr(
-        not(any(feature = "sqlite", feature = "beanstalkd")),
+        not(any(feature = "sqlite", feature = "beanstalkd", feature = "kafka")),
         expect(
             clippy::unused_async,
             reason = "only what is outside of the process needs time to open"
@@ -162,6 +164,9 @@ impl Engines {
             EngineKind::Sqlite => Arc::new(self.sqlite(config).await?),
             #[cfg(feature = "beanstalkd")]
             EngineKind::Beanstalkd => self.beanstalkd(config).await?,
+            #[cfg(feature = "kafka")]
+            EngineKind::Kafka => self.kafka(config).await?,
+            #[cfg(not(all(feature = "sqlite", feature = "beanstalkd", feature = "kafka")))]
             _ => {
                 let problem =
                     Problem::new(format!("the {kind} engine is not part of this program"));
@@ -309,7 +314,12 @@ async fn ends(
         return Err(AppError::setup(Problem::new(what)));
     }
     let settings = &subscription.settings;
-    let lanes = settings.lanes.value.max(1);
+    // Each lane of each connection is a member of the group of its own.
+    let conns = match subscription.place.side() {
+        Side::Topics => plan.config.kq.conns(),
+        Side::Tasks => 1,
+    };
+    let lanes = settings.lanes.value.max(1).saturating_mul(conns);
     let share = |whole: u32| whole.div_ceil(lanes) as usize;
     let lane = Arc::new(Plan {
         about: subscription.about.clone(),

@@ -143,6 +143,18 @@ impl Config {
         row(rows, "kq.offset", word(super::topics::OFFSET, &offset));
         row(rows, "kq.conns", kq.conns());
         row(rows, "kq.create_topics", kq.create_topics());
+        given(rows, "kq.replication", kq.replication.as_ref());
+        let protocol = word(super::topics::PROTOCOL, &kq.protocol());
+        row(rows, "kq.protocol", protocol);
+        given(rows, "kq.instance_id", kq.instance_id.as_ref());
+        for (key, time) in [
+            ("kq.session", kq.session()),
+            ("kq.commit_interval", kq.commit_interval()),
+            ("kq.connect_timeout", kq.connect_timeout()),
+        ] {
+            row(rows, key, format_duration(time));
+        }
+        row(rows, "kq.memory", format_size(kq.memory()));
         if let Some(security) = &kq.security {
             security_rows(rows, security);
         }
@@ -152,6 +164,7 @@ impl Config {
             "kq.producer.linger",
             format_duration(kq.producer.linger()),
         );
+        row(rows, "kq.producer.batch", format_size(kq.producer.batch()));
         let compression = kq.producer.compression.as_ref();
         let compression = compression.map_or(Compression::None, |given| given.value);
         let compression = word(super::topics::COMPRESSION, &compression);

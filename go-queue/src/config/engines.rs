@@ -98,9 +98,6 @@ impl EngineChoice {
             None => ConfigError::of("", what),
         };
         match kind.feature() {
-            Some("kafka") => error.remedy(
-                "this version of go-queue does not have it yet: choose `sqlite` or `memory`",
-            ),
             Some(feature) => error.remedy(format!(
                 "build go-queue with its feature `{feature}`, or choose another engine"
             )),

@@ -57,9 +57,12 @@ pub use tasks::{
     DEFAULT_REDIS_TIMEOUT, DEFAULT_REPLICAS, DEFAULT_WRITE_QUORUM, DedupConfig, DedupStore,
     DqConfig, OnOutage, RedisConfig, RedisKind,
 };
+#[cfg(all(test, feature = "kafka"))]
+pub(crate) use topics::{CONSUMER_RESERVED, PRODUCER_RESERVED};
 pub use topics::{
-    Compression, DEFAULT_CONNS, DEFAULT_PRODUCE_TIMEOUT, KafkaProducerConfig, KqConfig, Property,
-    SaslMechanism, SecurityConfig,
+    Compression, DEFAULT_BATCH_LEN, DEFAULT_BROKER_TIMEOUT, DEFAULT_COMMIT_INTERVAL, DEFAULT_CONNS,
+    DEFAULT_FETCH_MEMORY, DEFAULT_PRODUCE_TIMEOUT, DEFAULT_SESSION, GroupProtocol,
+    KafkaProducerConfig, KqConfig, Property, SaslMechanism, SecurityConfig,
 };
 
 use crate::engine::TopicConfig;

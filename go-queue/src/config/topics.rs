@@ -1,16 +1,20 @@
 //! `kq`: topics, their servers, security and producer. Read and checked also where the engine is not compiled in; that it is
 //! missing is for the app to say.
 
+mod reserved;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::engines::topic_engine;
 use super::fields::{Fields, Reader, join, no_doubles, not_empty, read_scalar};
-use super::units::{between, endpoint, name, some_time};
+use super::units::{between, endpoint, name, size_between};
 use super::yaml::What;
 use super::{EngineKind, Given, Remark, Secret};
 use crate::engine::Start;
 use crate::name::Name;
+
+pub(crate) use reserved::{CONSUMER_RESERVED, PRODUCER_RESERVED};
 
 /// How a client proves who it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,6 +135,8 @@ pub enum Compression {
 pub struct KafkaProducerConfig {
     /// How long a batch that is not full waits. Default: 0 s.
     pub linger: Option<Given<Duration>>,
+    /// How large a batch may get, in bytes. Default: 1 MB.
+    pub batch: Option<Given<u64>>,
     /// Default: none.
     pub compression: Option<Given<Compression>>,
     /// How long until a record that was not confirmed is an error. Default: 30 s.
@@ -139,7 +145,9 @@ pub struct KafkaProducerConfig {
     pub properties: Vec<Property>,
 }
 
-pub(super) const PRODUCER: &[&str] = &["linger", "compression", "timeout", "properties"];
+pub(super) const PRODUCER: &[&str] = &["linger", "batch", "compression", "timeout", "properties"];
+/// How large a batch may get, in bytes.
+pub const DEFAULT_BATCH_LEN: u64 = 1_000_000;
 /// How long until a record that was not confirmed is an error.
 pub const DEFAULT_PRODUCE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -157,9 +165,18 @@ impl KafkaProducerConfig {
             linger: fields.read(reader, "linger", |text| {
                 between(text, Duration::ZERO, Duration::from_secs(60))
             }),
+            batch: fields.read(reader, "batch", |text| {
+                size_between(text, 1_000, 100_000_000)
+            }),
             compression: fields.choice(reader, "compression", COMPRESSION),
-            timeout: fields.read(reader, "timeout", some_time),
-            properties: properties(reader, fields),
+            timeout: fields.read(reader, "timeout", |text| {
+                between(
+                    text,
+                    Duration::from_millis(100),
+                    Duration::from_secs(86_400),
+                )
+            }),
+            properties: properties(reader, fields, PRODUCER_RESERVED),
         }
     }
 
@@ -168,6 +185,13 @@ impl KafkaProducerConfig {
         self.linger
             .as_ref()
             .map_or(Duration::ZERO, |given| given.value)
+    }
+
+    /// The size in force, in bytes.
+    pub fn batch(&self) -> u64 {
+        self.batch
+            .as_ref()
+            .map_or(DEFAULT_BATCH_LEN, |given| given.value)
     }
 
     /// The time in force.
@@ -187,7 +211,11 @@ pub struct Property {
     pub value: Given<Secret>,
 }
 
-fn properties(reader: &mut Reader, fields: &Fields<'_>) -> Vec<Property> {
+fn properties(
+    reader: &mut Reader,
+    fields: &Fields<'_>,
+    reserved: &[(&str, &str)],
+) -> Vec<Property> {
     let Some(node) = fields.raw("properties") else {
         return Vec::new();
     };
@@ -210,12 +238,8 @@ fn properties(reader: &mut Reader, fields: &Fields<'_>) -> Vec<Property> {
             reader.problem(&at, "given twice", "remove one of them");
             continue;
         }
-        if OURS.contains(&&*entry.key) {
-            reader.problem(
-                &at,
-                "cannot be set here: whether messages are lost depends on it",
-                "remove it, or use the key of this configuration that means it",
-            );
+        if let Some((_, why)) = reserved.iter().find(|(name, _)| **name == *entry.key) {
+            reader.problem(&at, format!("cannot be set here: {why}"), "remove it");
             continue;
         }
         let value = read_scalar(reader, &entry.value, &key, |text| Ok(Secret::new(text)));
@@ -227,18 +251,17 @@ fn properties(reader: &mut Reader, fields: &Fields<'_>) -> Vec<Property> {
     out
 }
 
-/// Properties that the engine answers for: with another value its promises do not hold.
-const OURS: &[&str] = &[
-    "acks",
-    "auto.offset.reset",
-    "bootstrap.servers",
-    "enable.auto.commit",
-    "enable.auto.offset.store",
-    "enable.idempotence",
-    "group.id",
-    "metadata.broker.list",
-    "request.required.acks",
-];
+/// How the members of a group share its partitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// Only what moves is taken away; the rest goes on.
+    #[default]
+    Cooperative,
+    /// Everything is taken away and given out anew, as the Go library does.
+    Range,
+    /// The brokers assign. Kafka 4.0 or later.
+    Consumer,
+}
 
 /// `kq`: topics.
 #[derive(Clone, Debug, Default)]
@@ -255,6 +278,20 @@ pub struct KqConfig {
     pub conns: Option<Given<u32>>,
     /// Whether topics that do not exist are created at start. Default: no.
     pub create_topics: Option<Given<bool>>,
+    /// On how many brokers each record of such a topic is kept. Default: what the brokers have as theirs.
+    pub replication: Option<Given<u32>>,
+    /// How the members of a group share its partitions. Default: cooperative.
+    pub protocol: Option<Given<GroupProtocol>>,
+    /// A name of this process that stays the same when it is started again: then a restart moves no partition. Default: none.
+    pub instance_id: Option<Given<Name>>,
+    /// How long a member may be silent before its partitions go to others. Default: 45 s.
+    pub session: Option<Given<Duration>>,
+    /// How often finished work is written to the brokers. Default: 1 s.
+    pub commit_interval: Option<Given<Duration>>,
+    /// Memory for records that are fetched ahead, for each connection, in bytes. Default: 64 MiB.
+    pub memory: Option<Given<u64>>,
+    /// How long the first answer of a broker may take at start. Default: 10 s.
+    pub connect_timeout: Option<Given<Duration>>,
     /// How to prove who we are.
     pub security: Option<SecurityConfig>,
     /// Settings of the client library for consumers, as they are.
@@ -270,11 +307,31 @@ pub(super) const KQ: &[&str] = &[
     "offset",
     "conns",
     "create_topics",
+    "replication",
+    "protocol",
+    "instance_id",
+    "session",
+    "commit_interval",
+    "memory",
+    "connect_timeout",
     "security",
     "properties",
     "producer",
 ];
 pub(super) const OFFSET: &[(&str, Start)] = &[("first", Start::First), ("last", Start::Last)];
+pub(super) const PROTOCOL: &[(&str, GroupProtocol)] = &[
+    ("cooperative", GroupProtocol::Cooperative),
+    ("range", GroupProtocol::Range),
+    ("consumer", GroupProtocol::Consumer),
+];
+/// How long a member may be silent.
+pub const DEFAULT_SESSION: Duration = Duration::from_secs(45);
+/// How often finished work is written to the brokers.
+pub const DEFAULT_COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// Memory for records that are fetched ahead, in bytes.
+pub const DEFAULT_FETCH_MEMORY: u64 = 64 << 20;
+/// How long the first answer of a broker may take at start.
+pub const DEFAULT_BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many members of its group one process is.
 pub const DEFAULT_CONNS: u32 = 1;
 
@@ -289,8 +346,23 @@ impl KqConfig {
             offset: fields.choice(reader, "offset", OFFSET),
             conns: fields.number(reader, "conns", 1..=256),
             create_topics: fields.flag(reader, "create_topics"),
+            replication: fields.number(reader, "replication", 1..=1000),
+            protocol: fields.choice(reader, "protocol", PROTOCOL),
+            instance_id: fields.read(reader, "instance_id", name),
+            session: fields.read(reader, "session", |text| {
+                between(text, Duration::from_secs(1), Duration::from_secs(300))
+            }),
+            commit_interval: fields.read(reader, "commit_interval", |text| {
+                between(text, Duration::from_millis(10), Duration::from_secs(3600))
+            }),
+            memory: fields.read(reader, "memory", |text| {
+                size_between(text, 1 << 20, 2_000_000_000)
+            }),
+            connect_timeout: fields.read(reader, "connect_timeout", |text| {
+                between(text, Duration::from_millis(100), Duration::from_secs(600))
+            }),
             security: security.map(|fields| SecurityConfig::read(reader, &fields)),
-            properties: properties(reader, fields),
+            properties: properties(reader, fields, CONSUMER_RESERVED),
             producer: producer
                 .map(|fields| KafkaProducerConfig::read(reader, &fields))
                 .unwrap_or_default(),
@@ -311,7 +383,50 @@ impl KqConfig {
                 "add `brokers: [\"10.0.0.5:9092\"]`",
             );
         }
+        if let (Some(given), false) = (&kq.replication, kq.create_topics()) {
+            let text = "has no effect without `create_topics: true`";
+            reader.remarks.push(Remark::warning(Some(&given.at), text));
+        }
+        if let (Some(given), GroupProtocol::Consumer) = (&kq.session, kq.protocol()) {
+            let text = "has no effect with `protocol: consumer`: the brokers say it (`group.consumer.session.timeout.ms`)";
+            reader.remarks.push(Remark::warning(Some(&given.at), text));
+        }
         kq
+    }
+
+    /// The protocol in force.
+    pub fn protocol(&self) -> GroupProtocol {
+        self.protocol
+            .as_ref()
+            .map_or_else(GroupProtocol::default, |given| given.value)
+    }
+
+    /// The time in force.
+    pub fn session(&self) -> Duration {
+        self.session
+            .as_ref()
+            .map_or(DEFAULT_SESSION, |given| given.value)
+    }
+
+    /// The time in force.
+    pub fn commit_interval(&self) -> Duration {
+        self.commit_interval
+            .as_ref()
+            .map_or(DEFAULT_COMMIT_INTERVAL, |given| given.value)
+    }
+
+    /// The size in force, in bytes.
+    pub fn memory(&self) -> u64 {
+        self.memory
+            .as_ref()
+            .map_or(DEFAULT_FETCH_MEMORY, |given| given.value)
+    }
+
+    /// The time in force.
+    pub fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
+            .as_ref()
+            .map_or(DEFAULT_BROKER_TIMEOUT, |given| given.value)
     }
 
     /// The number in force.

@@ -63,6 +63,19 @@ pub(super) fn or_none<T>(
     }
 }
 
+/// A size within bounds.
+pub(super) fn size_between(text: &str, low: u64, high: u64) -> Result<u64, Not> {
+    let found = size(text)?;
+    if (low..=high).contains(&found) {
+        return Ok(found);
+    }
+    let (low, high) = (format_size(low), format_size(high));
+    Err(Not::new(
+        "is out of range",
+        format!("write a size from `{low}` to `{high}`"),
+    ))
+}
+
 const SIZES: [(&str, u64); 9] = [
     ("b", 1),
     ("kb", 1_000),

@@ -18,6 +18,7 @@
 //! The servers of one machine stand between real processes and a real network; [`Proxy`] is the network that misbehaves.
 
 mod beanstalkd;
+mod kafka;
 mod proxy;
 mod redis;
 mod server;
@@ -25,6 +26,9 @@ mod server;
 use std::path::PathBuf;
 
 pub use beanstalkd::{Beanstalkd, BeanstalkdOptions};
+pub use kafka::{
+    Broker, KafkaCluster, KafkaOptions, Raw, RawRecord, SharedKafka, kafka_is_installed,
+};
 pub use proxy::Proxy;
 pub use redis::{Redis, RedisOptions, Sentinel};
 pub use server::Server;
@@ -35,21 +39,28 @@ pub use server::Server;
 /// If one is missing and `CI` is set: there nothing is skipped.
 #[must_use]
 pub fn installed(programs: &[&str]) -> bool {
-    let missing: Vec<&str> = programs
+    let absent: Vec<&str> = programs
         .iter()
         .copied()
         .filter(|program| find(program).is_none())
         .collect();
-    if missing.is_empty() {
+    if absent.is_empty() {
         return true;
     }
-    let missing = missing.join(", ");
+    missing(&absent.join(", "));
+    false
+}
+
+/// Says that a test is skipped because this is not there.
+///
+/// # Panics
+/// If `CI` is set.
+fn missing(what: &str) {
     assert!(
         std::env::var_os("CI").is_none(),
-        "not installed: {missing}; `tests/run setup` installs it"
+        "not installed: {what}; `tests/run setup` installs it"
     );
-    skipped(&missing);
-    false
+    skipped(what);
 }
 
 #[expect(clippy::print_stderr, reason = "a skipped test must be seen")]

@@ -15,7 +15,7 @@ use super::find;
 use crate::wait::until_some;
 
 /// How long a server may take until it answers, and until it is gone.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a server that lives may take for one answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -140,7 +140,7 @@ impl Server {
     /// SIGTERM, and waits until it has ended.
     ///
     /// # Panics
-    /// If it has not after half a minute.
+    /// If it has not after a minute.
     pub fn terminate(&mut self) {
         self.cont();
         self.signal(Signal::TERM);

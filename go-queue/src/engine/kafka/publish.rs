@@ -1,1 +1,332 @@
-//! The producing side.
+//! The producing side. A slice is handed to the client in chunks, and each chunk has one completion: when the last of its records
+//! is confirmed, or has failed.
+
+mod client;
+mod failure;
+mod ledger;
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::OwnedHeaders;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::config::Config;
+use super::{ENGINE, record, topics};
+use crate::engine::{BoxFuture, EngineError, Outgoing, Publish, PublishError, Published};
+use crate::name::{Name, Place};
+use crate::time::Clock;
+
+use client::Named;
+pub(super) use client::{Client, unusable};
+
+pub(super) use ledger::{Stored, log_line};
+
+/// So many records share one completion.
+const CHUNK: usize = 256;
+
+/// How long after a client has become useless the next one is made.
+const RENEWAL: Duration = Duration::from_secs(1);
+
+/// The producing side of the engine, shared by all callers.
+pub(super) struct Publisher {
+    config: Arc<Config>,
+    clock: Clock,
+    /// Made anew when it has failed for good.
+    client: RwLock<(Arc<Client>, Instant)>,
+    /// Topics that were looked for and created, if topics are created at all.
+    known: RwLock<HashSet<Name>>,
+    closed: AtomicBool,
+}
+
+/// One record, ready to be handed to the client.
+pub(super) struct Ready<'a> {
+    pub(super) topic: &'a str,
+    /// `None`: by its key.
+    pub(super) partition: Option<u32>,
+    pub(super) key: Option<&'a [u8]>,
+    pub(super) payload: Option<&'a [u8]>,
+    pub(super) headers: OwnedHeaders,
+    /// Milliseconds since 1970.
+    pub(super) at: i64,
+}
+
+/// What became of one record.
+pub(super) type Answer = Result<Stored, RDKafkaErrorCode>;
+
+impl Publisher {
+    /// Connects.
+    ///
+    /// # Errors
+    /// If the settings cannot be used, or no broker answers within `connect_timeout`; wrong credentials are said at once.
+    ///
+    /// # Cancel safety
+    /// Dropping the future opens nothing.
+    pub(super) async fn open(config: Arc<Config>, clock: Clock) -> Result<Self, EngineError> {
+        let client = {
+            let config = Arc::clone(&config);
+            topics::blocking(move || {
+                let client = Client::open(&config)?;
+                client.wait_for_a_broker(config.connect_timeout, &config.brokers)?;
+                Ok(client)
+            })
+            .await?
+        };
+        Ok(Self {
+            config,
+            clock,
+            client: RwLock::new((client, Instant::now())),
+            known: RwLock::default(),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    /// How the engine was configured.
+    pub(super) fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// The wall clock of the engine.
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The client to use now.
+    pub(super) fn client(&self) -> Arc<Client> {
+        let (client, made) = {
+            let held = self.client.read().unwrap_or_else(PoisonError::into_inner);
+            (Arc::clone(&held.0), held.1)
+        };
+        if !client.is_useless() || made.elapsed() < RENEWAL {
+            return client;
+        }
+        let mut held = self.client.write().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&held.0, &client) {
+            held.1 = Instant::now();
+            match Client::open(&self.config) {
+                Ok(new) => {
+                    tracing::warn!("the Kafka producer had failed for good and was made anew");
+                    held.0 = new;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the Kafka producer has failed for good, and no new one can be made");
+                }
+            }
+        }
+        Arc::clone(&held.0)
+    }
+
+    /// Confirms what was handed over, and ends.
+    ///
+    /// # Errors
+    /// If records were not confirmed in time; their callers hear it too.
+    ///
+    /// # Cancel safety
+    /// Dropping the future lets it go on in the background.
+    pub(super) async fn close(&self) -> Result<(), EngineError> {
+        self.closed.store(true, Ordering::Release);
+        let client = {
+            let held = self.client.read().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(&held.0)
+        };
+        // Everything is confirmed or failed by then, by the client's own rule.
+        let within = self.config.producer.message_timeout + Duration::from_secs(1);
+        topics::blocking(move || client.end(within)).await
+    }
+
+    /// Hands records to the client and answers each, in order. The one place through which every record of this engine leaves.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves what was already handed over.
+    pub(super) async fn produce(&self, client: &Client, ready: Vec<Ready<'_>>) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(ready.len());
+        let mut pending: Vec<Pending> = Vec::new();
+        let chunk_len = CHUNK.min(self.config.producer.queue_messages as usize);
+        let mut rest = ready.into_iter().peekable();
+        while rest.peek().is_some() {
+            let chunk: Vec<Ready<'_>> = rest.by_ref().take(chunk_len).collect();
+            pending.push(self.hand_over(client, chunk).await);
+        }
+        for one in pending {
+            match one {
+                // The client answers every record, also when it ends.
+                Pending::Asked(done, count) => match done.await {
+                    Ok(chunk) => answers.extend(chunk),
+                    Err(_) => answers.extend((0..count).map(|_| Err(failure::CLOSED))),
+                },
+                Pending::Closed(count) => {
+                    answers.extend((0..count).map(|_| Err(failure::CLOSED)));
+                }
+            }
+        }
+        answers
+    }
+
+    /// Waits for room and hands over a chunk.
+    async fn hand_over(&self, client: &Client, chunk: Vec<Ready<'_>>) -> Pending {
+        let count = chunk.len();
+        let cost = chunk.iter().map(|ready| client.cost(ready)).sum();
+        if self.closed.load(Ordering::Acquire) || !client.ledger().room(cost).await {
+            return Pending::Closed(count);
+        }
+        let (mut opened, done) = client.ledger().begin(count, cost);
+        let deadline = Instant::now() + self.config.producer.message_timeout;
+        for (index, ready) in chunk.into_iter().enumerate() {
+            let mut record = Named::with_opaque_to(ready.topic, opened.opaque(index))
+                .headers(ready.headers)
+                .timestamp(ready.at);
+            record.partition = ready.partition.and_then(|one| i32::try_from(one).ok());
+            record.key = ready.key;
+            record.payload = ready.payload;
+            loop {
+                match client.send(record) {
+                    Ok(()) => {
+                        opened.handed(index);
+                        break;
+                    }
+                    // Our own count is a little ahead of the client's, which frees a batch when all of it is answered.
+                    Err((RDKafkaErrorCode::QueueFull, back)) if Instant::now() < deadline => {
+                        record = back;
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
+                    Err((code, _)) => {
+                        opened.refused(index, code);
+                        break;
+                    }
+                }
+            }
+        }
+        Pending::Asked(done, count)
+    }
+
+    /// What is refused before any byte leaves.
+    fn check(&self, out: &Outgoing) -> Result<(), PublishError> {
+        if let Place::Tube(_) = out.place {
+            return Err(PublishError::Unsupported {
+                engine: ENGINE,
+                what: "store tasks; name beanstalkd or sqlite for `dq`".to_owned(),
+            });
+        }
+        out.check_size(true)?;
+        if out.due > self.clock.now() {
+            return Err(PublishError::Unsupported {
+                engine: ENGINE,
+                what: "delay a record of a topic; send a task for later".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Creates the topics of a slice that nobody has used here before, where topics are created at all.
+    async fn create(&self, slice: &[Outgoing]) -> Result<(), EngineError> {
+        if self.config.create_topics.is_none() {
+            return Ok(());
+        }
+        let mut last: Option<&Name> = None;
+        for out in slice {
+            let name = out.place.name();
+            if last == Some(name) {
+                continue;
+            }
+            last = Some(name);
+            if self.is_known(name) {
+                continue;
+            }
+            topics::ensure(&self.client(), &self.config, name).await?;
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            known.insert(name.clone());
+        }
+        Ok(())
+    }
+
+    fn is_known(&self, topic: &Name) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.contains(topic)
+    }
+
+    async fn accept(&self, slice: Vec<Outgoing>) -> Vec<Result<Published, PublishError>> {
+        if self.closed.load(Ordering::Acquire) {
+            return slice
+                .iter()
+                .map(|_| Err(PublishError::Closed { engine: ENGINE }))
+                .collect();
+        }
+        let checked: Vec<Result<(), PublishError>> =
+            slice.iter().map(|out| self.check(out)).collect();
+        if checked.iter().any(Result::is_ok)
+            && let Err(error) = self.create(&slice).await
+        {
+            let why: Arc<str> = Arc::from(error.to_string());
+            return checked
+                .into_iter()
+                .map(|one| {
+                    one.and(Err(PublishError::Unavailable {
+                        engine: ENGINE,
+                        why: Arc::clone(&why),
+                        maybe_stored: false,
+                    }))
+                })
+                .collect();
+        }
+        let client = self.client();
+        let at = self.clock.now().as_millis();
+        let ready = slice
+            .iter()
+            .zip(&checked)
+            .filter(|(_, checked)| checked.is_ok())
+            .map(|(out, _)| Ready {
+                topic: out.place.name(),
+                partition: None,
+                key: (!out.flags.contains(crate::message::Flags::NULL_KEY)).then(|| out.body.key()),
+                payload: (!out.flags.contains(crate::message::Flags::NULL_PAYLOAD))
+                    .then(|| out.body.payload()),
+                headers: record::outgoing(out),
+                at,
+            })
+            .collect();
+        let mut answers = self.produce(&client, ready).await.into_iter();
+        checked
+            .into_iter()
+            .zip(&slice)
+            .map(|(checked, out)| {
+                checked?;
+                let answer = answers.next().unwrap_or(Err(failure::CLOSED));
+                answer
+                    .map(|stored| Published {
+                        id: out.id,
+                        existed: false,
+                        token: None,
+                        partition: stored.partition,
+                        offset: stored.offset,
+                    })
+                    .map_err(|code| client.why(code).publish(out))
+            })
+            .collect()
+    }
+}
+
+enum Pending {
+    Asked(oneshot::Receiver<Vec<Answer>>, usize),
+    Closed(usize),
+}
+
+impl Publish for Publisher {
+    fn publish(&self, slice: Vec<Outgoing>) -> BoxFuture<'_, Vec<Result<Published, PublishError>>> {
+        Box::pin(self.accept(slice))
+    }
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher")
+            .field("brokers", &self.config.brokers)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

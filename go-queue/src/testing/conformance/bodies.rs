@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::turns::{SILENCE, ids, ids_of, message, messages, sides};
+use super::turns::{ids, ids_of, message, messages, sides};
 use super::{Consumer, Subject, publish};
 use crate::delivery::Delivery;
 use crate::engine::{MAX_RECORD_LEN, MAX_TASK_LEN, Outgoing, PublishError};
@@ -106,7 +106,7 @@ pub async fn oversize_is_refused_before_storing(subject: &dyn Subject) {
         let got = consumer.take(1).await;
         assert_eq!(got[0].message.id, fits.id);
         consumer.ack(&got).await;
-        consumer.nothing(SILENCE).await;
+        consumer.nothing(subject.silence()).await;
         consumer.close().await;
     }
 }
@@ -127,7 +127,7 @@ pub async fn a_slice_is_answered_in_order(subject: &dyn Subject) {
         slice.remove(4);
         let mut consumer = Consumer::open(&engine, &to).await;
         assert_eq!(ids(&consumer.take(8).await), ids_of(&slice));
-        consumer.nothing(SILENCE).await;
+        consumer.nothing(subject.silence()).await;
         assert!(
             engine.publisher().publish(Vec::new()).await.is_empty(),
             "an empty slice is no error"

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::Subject;
 use crate::delivery::{Delivery, How, Notice, Receipt, Settlement};
 use crate::engine::{
     DEFAULT_PRIORITY, Engine, Health, MAX_SLICE, Outgoing, Published, Receive, Subscribe, Turn,
@@ -289,5 +290,15 @@ pub async fn eventually(what: &str, mut is: impl AsyncFnMut() -> bool) {
             "it never came about within {DEADLINE:?}: {what}"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Lets members of a group hear of each other until the partitions are dealt.
+pub async fn settle_down(subject: &dyn Subject, members: &mut [&mut Consumer]) {
+    let until = Instant::now() + 2 * subject.silence();
+    while Instant::now() < until {
+        for member in &mut *members {
+            member.idle(Duration::from_millis(20)).await;
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! What holds for dead letters, on every side that keeps them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::{Consumer, Subject, eventually, publish, record, task};
 use crate::delivery::How;
@@ -9,9 +8,6 @@ use crate::engine::{DeadLetter, DeadLetters, DeadQuery, Engine, Outgoing, Subscr
 use crate::message::{Body, ContentType, Flags, Headers, Id};
 use crate::name::{Name, Place, Side};
 use crate::time::millis;
-
-/// Long enough for a message that should not come to come.
-const SILENCE: Duration = Duration::from_millis(300);
 
 struct Bench {
     engine: Arc<dyn Engine>,
@@ -127,7 +123,7 @@ pub async fn dead_letter_keeps_payload_and_reason(subject: &dyn Subject) {
         let unknown = bench.dead.show(letter.cursor + 1000).await.expect("asked");
         assert!(unknown.is_none());
         let mut later = Consumer::open(&bench.engine, &bench.to).await;
-        later.nothing(SILENCE).await;
+        later.nothing(subject.silence()).await;
         later.close().await;
     }
 }
@@ -197,7 +193,7 @@ pub async fn a_replayed_dead_letter_runs_as_if_it_were_new(subject: &dyn Subject
         .await;
         let again = bench.list().await;
         assert_eq!((again[0].id, &*again[0].reason), (ids[2], "again"));
-        consumer.nothing(SILENCE).await;
+        consumer.nothing(subject.silence()).await;
         consumer.close().await;
     }
 }
@@ -216,7 +212,7 @@ pub async fn two_replays_bring_it_back_once(subject: &dyn Subject) {
         let mut consumer = Consumer::open(&bench.engine, &bench.to).await;
         let got = consumer.take(1).await;
         consumer.ack(&got).await;
-        consumer.nothing(SILENCE).await;
+        consumer.nothing(subject.silence()).await;
         consumer.close().await;
     }
 }
@@ -243,7 +239,7 @@ pub async fn a_purged_dead_letter_is_gone(subject: &dyn Subject) {
         assert_eq!(bench.dead.purge(vec![cursor]).await.expect("purged"), 0);
         assert_eq!(bench.dead.replay(vec![cursor]).await.expect("replayed"), 0);
         assert!(bench.list().await.is_empty());
-        consumer.nothing(SILENCE).await;
+        consumer.nothing(subject.silence()).await;
         let again = publish(&bench.engine, vec![named]).await;
         assert!(!again[0].existed);
         consumer.take(1).await;

@@ -2,9 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::{Consumer, SINGLE, Subject, eventually, publish, record};
+use super::{Consumer, SINGLE, Subject, eventually, publish, record, settle_down};
 use crate::delivery::{Delivery, How, Notice};
 use crate::engine::{Engine, Outgoing, Subscribe};
 use crate::message::Id;
@@ -12,9 +11,6 @@ use crate::name::{Name, Side};
 use crate::time::{millis, seconds};
 
 const TOPIC: Name = Name::literal("log");
-
-/// Long enough for a record that should not come to come.
-const SILENCE: Duration = Duration::from_millis(300);
 
 /// The engine, where it keeps topics.
 fn engine(subject: &dyn Subject) -> Option<Arc<dyn Engine>> {
@@ -46,15 +42,6 @@ fn ids_of(slice: &[Outgoing]) -> HashSet<Id> {
     slice.iter().map(|out| out.id).collect()
 }
 
-/// Lets both hear of each other until the partitions are dealt.
-async fn settle_down(members: &mut [&mut Consumer]) {
-    for _ in 0..15 {
-        for member in &mut *members {
-            member.idle(millis(20)).await;
-        }
-    }
-}
-
 /// Each partition has one reader, and the partitions are dealt evenly.
 pub async fn two_members_share(subject: &dyn Subject) {
     let Some(engine) = engine(subject) else {
@@ -62,7 +49,7 @@ pub async fn two_members_share(subject: &dyn Subject) {
     };
     let mut first = Consumer::open(&engine, &readers()).await;
     let mut second = Consumer::open(&subject.another().await, &readers()).await;
-    settle_down(&mut [&mut first, &mut second]).await;
+    settle_down(subject, &mut [&mut first, &mut second]).await;
     let sent = records(640);
     publish(&engine, sent.clone()).await;
     let mut got = [Vec::new(), Vec::new()];
@@ -91,7 +78,7 @@ pub async fn a_member_that_closes_hands_over(subject: &dyn Subject) {
     };
     let mut first = Consumer::open(&engine, &readers()).await;
     let mut second = Consumer::open(&subject.another().await, &readers()).await;
-    settle_down(&mut [&mut first, &mut second]).await;
+    settle_down(subject, &mut [&mut first, &mut second]).await;
     let sent = records(320);
     publish(&engine, sent.clone()).await;
     let mut done = HashSet::new();
@@ -116,7 +103,7 @@ pub async fn a_member_that_closes_hands_over(subject: &dyn Subject) {
     })
     .await;
     assert_eq!((done, again), (ids_of(&sent), 0));
-    second.nothing(SILENCE).await;
+    second.nothing(subject.silence()).await;
     second.close().await;
 }
 
@@ -128,7 +115,7 @@ pub async fn a_member_that_crashes_hands_over(subject: &dyn Subject) {
     let rival = subject.another().await;
     let mut first = Consumer::open(&rival, &readers()).await;
     let mut second = Consumer::open(&engine, &readers()).await;
-    settle_down(&mut [&mut first, &mut second]).await;
+    settle_down(subject, &mut [&mut first, &mut second]).await;
     let sent = records(320);
     publish(&engine, sent.clone()).await;
     let held = first.receive(100).await;
@@ -144,7 +131,7 @@ pub async fn a_member_that_crashes_hands_over(subject: &dyn Subject) {
     .await;
     assert_eq!(done, ids_of(&sent));
     assert!(ids(&held).is_subset(&done));
-    second.nothing(SILENCE).await;
+    second.nothing(subject.silence()).await;
     second.close().await;
 }
 
@@ -274,8 +261,8 @@ pub async fn a_member_that_does_not_finish_is_bounded(subject: &dyn Subject) {
         .await;
     first.ack(&kept).await;
     second.ack(&again).await;
-    first.nothing(SILENCE).await;
-    second.nothing(SILENCE).await;
+    first.nothing(subject.silence()).await;
+    second.nothing(subject.silence()).await;
     first.close().await;
     second.close().await;
 }
@@ -288,7 +275,7 @@ pub async fn more_members_than_partitions_wait_their_turn(subject: &dyn Subject)
     let to = Subscribe::topic(SINGLE, Name::literal("readers"));
     let mut first = Consumer::open(&engine, &to).await;
     let mut second = Consumer::open(&subject.another().await, &to).await;
-    settle_down(&mut [&mut first, &mut second]).await;
+    settle_down(subject, &mut [&mut first, &mut second]).await;
     publish(
         &engine,
         (0..10).map(|_| record(&SINGLE, "k", "x")).collect(),
@@ -296,7 +283,7 @@ pub async fn more_members_than_partitions_wait_their_turn(subject: &dyn Subject)
     .await;
     let got = first.take(10).await;
     first.ack(&got[..6]).await;
-    second.nothing(SILENCE).await;
+    second.nothing(subject.silence()).await;
     first.quiet();
     first
         .settle_all(got[6..].iter().map(|one| (one.receipt, How::RELEASE)))

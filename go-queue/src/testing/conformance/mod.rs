@@ -36,7 +36,7 @@ use crate::engine::{BoxFuture, Capabilities, Engine, TopicConfig};
 use crate::name::{Name, Place, Side};
 use crate::time::{Clock, WallTime};
 
-pub use consumer::{Consumer, eventually, publish, record, task};
+pub use consumer::{Consumer, eventually, publish, record, settle_down, task};
 
 /// How long the subject keeps ids of named tasks after they are done.
 pub const KEEP: Duration = Duration::from_secs(4);
@@ -86,7 +86,7 @@ pub const DROPPING: Name = Name::literal("dropping");
 /// A topic of one partition that keeps about 10,000 bytes.
 pub const SMALL: Name = Name::literal("small");
 
-/// An engine under test: fresh, alone with its store, configured with [`topic_configs`] and [`KEEP`].
+/// An engine under test: fresh, alone with its store, configured with [`topic_configs`] and [`Subject::keep`].
 pub trait Subject: Send + Sync + fmt::Debug {
     /// The engine.
     fn engine(&self) -> Arc<dyn Engine>;
@@ -102,6 +102,11 @@ pub trait Subject: Send + Sync + fmt::Debug {
     /// The wall time that due times are measured by.
     fn now(&self) -> WallTime;
 
+    /// How long what is done stays known. Longer where a replica may come late.
+    fn keep(&self) -> Duration {
+        KEEP
+    }
+
     /// Takes all consumers' leases of a place away, as a cut connection would. False if that cannot be done here.
     fn cut(&self, place: &Place) -> bool {
         let _ = place;
@@ -112,6 +117,11 @@ pub trait Subject: Send + Sync + fmt::Debug {
     fn lacks(&self, case: &str) -> Option<&'static str> {
         let _ = case;
         None
+    }
+
+    /// Long enough for a message that should not come to come, and for a new member of a group to be served.
+    fn silence(&self) -> Duration {
+        Duration::from_millis(300)
     }
 
     /// How many random sequences [`model`] runs: fewer where each takes long.

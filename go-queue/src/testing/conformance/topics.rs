@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::{Consumer, DROPPING, SHORT, SINGLE, SMALL, Subject, eventually, publish, record};
 use crate::delivery::{Delivery, How};
@@ -12,9 +11,6 @@ use crate::name::{Name, Side};
 use crate::time::{hours, millis, seconds};
 
 const TOPIC: Name = Name::literal("log");
-
-/// Long enough for a record that should not come to come.
-const SILENCE: Duration = Duration::from_millis(300);
 
 /// The engine, where it keeps topics.
 fn engine(subject: &dyn Subject) -> Option<Arc<dyn Engine>> {
@@ -216,7 +212,7 @@ pub async fn two_groups_each_see_everything(subject: &dyn Subject) {
         let got = consumer.take(100).await;
         assert_eq!(ids(&got).into_iter().collect::<HashSet<_>>(), wanted);
         consumer.ack(&got).await;
-        consumer.nothing(SILENCE).await;
+        consumer.nothing(subject.silence()).await;
     }
     early.close().await;
     late.close().await;
@@ -236,7 +232,7 @@ pub async fn a_group_starts_first_or_last(subject: &dyn Subject) {
         ..group("last")
     };
     let mut from_last = Consumer::open(&engine, &last).await;
-    from_last.nothing(SILENCE).await;
+    from_last.nothing(subject.silence()).await;
     let new: Vec<Outgoing> = (0..40)
         .map(|n| record(&TOPIC, &format!("{n}"), "new"))
         .collect();
@@ -252,7 +248,7 @@ pub async fn a_group_starts_first_or_last(subject: &dyn Subject) {
     // It is known by now; where a new one begins does not concern it: all forty come again, none was acknowledged.
     let mut again = Consumer::open(&engine, &last).await;
     assert_eq!(again.take(40).await.len(), 40);
-    again.nothing(SILENCE).await;
+    again.nothing(subject.silence()).await;
     again.close().await;
 }
 
@@ -301,7 +297,7 @@ pub async fn a_record_cannot_be_delayed(subject: &dyn Subject) {
         "{answers:?}"
     );
     let mut consumer = Consumer::open(&engine, &group("readers")).await;
-    consumer.nothing(SILENCE).await;
+    consumer.nothing(subject.silence()).await;
     consumer.close().await;
 }
 
@@ -345,8 +341,8 @@ pub async fn a_dead_letter_is_replayed_to_its_group_only(subject: &dyn Subject) 
     assert_eq!(ids(&again), [sent[0].id]);
     assert_eq!(again[0].order, got[0].order, "it still follows its key");
     failing.ack(&again).await;
-    other.nothing(SILENCE).await;
-    failing.nothing(SILENCE).await;
+    other.nothing(subject.silence()).await;
+    failing.nothing(subject.silence()).await;
     failing.close().await;
     other.close().await;
 }

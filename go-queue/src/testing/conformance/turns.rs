@@ -4,17 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
 
-use super::{Consumer, Subject, eventually, publish, record, task};
+use super::{Consumer, Subject, eventually, publish, record, settle_down, task};
 use crate::delivery::{Delivery, How, Notice};
 use crate::engine::{MAX_SLICE, Outgoing, Subscribe};
 use crate::message::Id;
 use crate::name::{Name, Place, Side};
 use crate::time::{millis, seconds};
-
-/// Long enough for a message that should not come to come.
-pub(super) const SILENCE: Duration = Duration::from_millis(300);
 
 /// A subscription of each side that the engine has.
 pub(super) fn sides(subject: &dyn Subject) -> Vec<Subscribe> {
@@ -115,7 +111,7 @@ pub async fn delivers_what_was_published(subject: &dyn Subject) {
             assert!(message.at <= subject.now().saturating_add(millis(500)));
         }
         consumer.ack(&got).await;
-        consumer.nothing(SILENCE).await;
+        consumer.nothing(subject.silence()).await;
         consumer.close().await;
     }
 }
@@ -137,7 +133,7 @@ pub async fn places_do_not_mix(subject: &dyn Subject) {
             let got = consumer.take(20).await;
             let wanted: Vec<Outgoing> = slice.iter().skip(at).step_by(2).cloned().collect();
             assert_eq!(ids(&got), ids_of(&wanted));
-            consumer.nothing(SILENCE).await;
+            consumer.nothing(subject.silence()).await;
             consumer.close().await;
         }
     }
@@ -173,7 +169,7 @@ pub async fn turn_takes_all_settlements_at_free_zero(subject: &dyn Subject) {
         consumer.until_empty().await;
         consumer.close().await;
         let mut later = Consumer::open(&subject.another().await, &to).await;
-        later.nothing(SILENCE).await;
+        later.nothing(subject.silence()).await;
         later.close().await;
     }
 }
@@ -224,7 +220,7 @@ pub async fn closed_intake_hands_out_nothing_and_holds_nothing_back(subject: &dy
         let got = first.receive(1).await;
         assert_eq!(got.len(), 1);
         first.quiet();
-        first.nothing(SILENCE).await;
+        first.nothing(subject.silence()).await;
         first.ack(&got).await;
         first.close().await;
         let mut second = Consumer::open(&subject.another().await, &to).await;
@@ -236,7 +232,7 @@ pub async fn closed_intake_hands_out_nothing_and_holds_nothing_back(subject: &dy
         );
         all.extend(ids(&got));
         assert_eq!(all, ids_of(&sent));
-        second.nothing(SILENCE).await;
+        second.nothing(subject.silence()).await;
         second.close().await;
     }
 }
@@ -247,8 +243,7 @@ pub async fn two_consumers_never_hold_one_message(subject: &dyn Subject) {
         let mut first = Consumer::open(&subject.engine(), &to).await;
         let mut second = Consumer::open(&subject.another().await, &to).await;
         // Members of a group have their shares before anything is there.
-        first.idle(millis(200)).await;
-        second.idle(millis(200)).await;
+        settle_down(subject, &mut [&mut first, &mut second]).await;
         let sent = messages(&to, 400);
         publish(&subject.engine(), sent.clone()).await;
         let mut got = Vec::new();
@@ -259,8 +254,8 @@ pub async fn two_consumers_never_hold_one_message(subject: &dyn Subject) {
         })
         .await;
         assert_eq!(ids(&got), ids_of(&sent));
-        first.nothing(SILENCE).await;
-        second.nothing(SILENCE).await;
+        first.nothing(subject.silence()).await;
+        second.nothing(subject.silence()).await;
     }
 }
 
@@ -275,7 +270,7 @@ pub async fn ack_removes_for_good(subject: &dyn Subject) {
         consumer.close().await;
         for engine in [engine, subject.another().await] {
             let mut later = Consumer::open(&engine, &to).await;
-            later.nothing(SILENCE).await;
+            later.nothing(subject.silence()).await;
             later.close().await;
         }
     }
@@ -296,7 +291,7 @@ pub async fn release_makes_it_deliverable_again(subject: &dyn Subject) {
         first.close().await;
         let mut second = Consumer::open(&subject.another().await, &to).await;
         assert_eq!(ids(&second.take(20).await), ids_of(&sent));
-        second.nothing(SILENCE).await;
+        second.nothing(subject.silence()).await;
         second.close().await;
     }
 }
@@ -328,14 +323,14 @@ pub async fn dropped_consumer_is_redelivered(subject: &dyn Subject) {
         let (done, rest) = got.split_at(10);
         first.ack(done).await;
         // Confirmed before the crash, as far as the engine says so.
-        first.idle(SILENCE).await;
+        first.idle(subject.silence()).await;
         drop(first);
         drop(engine);
         let mut second = Consumer::open(&subject.engine(), &to).await;
         let again = second.take(20).await;
         assert_eq!(ids(&again), ids(rest));
         second.ack(&again).await;
-        second.nothing(SILENCE).await;
+        second.nothing(subject.silence()).await;
         second.close().await;
     }
 }
@@ -396,7 +391,7 @@ pub async fn cut_connection_gives_lost(subject: &dyn Subject) {
             .until_health("twenty stale settlements", |health| health.stale == 20)
             .await;
         consumer.ack(&again).await;
-        consumer.nothing(SILENCE).await;
+        consumer.nothing(subject.silence()).await;
         consumer.close().await;
     }
 }
@@ -443,7 +438,7 @@ pub async fn close_confirms_everything(subject: &dyn Subject) {
         consumer.ack(&got).await;
         consumer.close().await;
         let mut later = Consumer::open(&subject.another().await, &to).await;
-        later.nothing(SILENCE).await;
+        later.nothing(subject.silence()).await;
         later.close().await;
     }
 }
@@ -492,7 +487,7 @@ pub async fn in_hand_longer_than_the_lease_runs_once(subject: &dyn Subject) {
         first.ack(&got).await;
         first.close().await;
         let mut later = Consumer::open(&engine, &to).await;
-        later.nothing(SILENCE).await;
+        later.nothing(subject.silence()).await;
         later.close().await;
     }
 }
@@ -503,8 +498,7 @@ pub async fn producers_and_consumers_at_once_lose_nothing(subject: &dyn Subject)
         let (here, there) = (subject.engine(), subject.another().await);
         let mut first = Consumer::open(&here, &to).await;
         let mut second = Consumer::open(&there, &to).await;
-        first.idle(millis(200)).await;
-        second.idle(millis(200)).await;
+        settle_down(subject, &mut [&mut first, &mut second]).await;
         let mut sent = HashSet::new();
         let mut done: HashMap<Id, u32> = HashMap::new();
         for round in 0..20 {
