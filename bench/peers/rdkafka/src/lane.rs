@@ -68,7 +68,7 @@ pub fn run(told: &Told, whole: bool) -> Result<String, String> {
     let partitions = metadata.topics()[0].partitions().len();
     let client = consumer.client().native_ptr();
     let name = CString::new(topic).map_err(|error| error.to_string())?;
-    // SAFETY: the client lives until the end of this function, and the queue is destroyed with the process.
+    // SAFETY: the client lives until the end of this function. The queue is destroyed before it, or it would wait for ever.
     let lane = unsafe { sys::rd_kafka_queue_new(client) };
     let mut assignment = TopicPartitionList::new();
     for partition in 0..partitions as i32 {
@@ -140,5 +140,8 @@ pub fn run(told: &Told, whole: bool) -> Result<String, String> {
             consumer.store_offsets(&positions).map_err(|error| error.to_string())?;
         }
     }
-    Ok(watch.figures(ran))
+    let figures = watch.figures(ran);
+    // SAFETY: used no more; all messages of it are destroyed.
+    unsafe { sys::rd_kafka_queue_destroy(lane) };
+    Ok(figures)
 }
