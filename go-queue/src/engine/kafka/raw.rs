@@ -237,9 +237,9 @@ unsafe fn elements<'a>(
 /// One queue of a client. Its callback sets the signal and rings the bell.
 #[derive(Debug)]
 pub(super) struct Queue {
-    queue: NonNull<sys::rd_kafka_queue_t>,
+    ptr: NonNull<sys::rd_kafka_queue_t>,
     signal: Arc<Signal>,
-    /// After `queue`, which must be gone first.
+    /// After `ptr`, which must be gone first.
     handle: Arc<Handle>,
 }
 
@@ -264,14 +264,14 @@ impl Queue {
             bell: Arc::clone(bell),
         });
         let queue = Self {
-            queue: NonNull::new(queue)?,
+            ptr: NonNull::new(queue)?,
             signal,
             handle: Arc::clone(handle),
         };
         let opaque = Arc::as_ptr(&queue.signal).cast_mut().cast();
         // SAFETY: the queue is live; the signal lives until `Drop` has taken the callback away.
         unsafe {
-            sys::rd_kafka_queue_cb_event_enable(queue.queue.as_ptr(), Some(on_filled), opaque);
+            sys::rd_kafka_queue_cb_event_enable(queue.ptr.as_ptr(), Some(on_filled), opaque);
         }
         Some(queue)
     }
@@ -284,7 +284,7 @@ impl Queue {
         // Before looking: an entry that comes after the look finds an empty queue, and gives the signal again.
         self.signal.ready.store(false, Ordering::SeqCst);
         // SAFETY: the queue is live.
-        let len = unsafe { sys::rd_kafka_queue_length(self.queue.as_ptr()) };
+        let len = unsafe { sys::rd_kafka_queue_length(self.ptr.as_ptr()) };
         if len > 0 {
             self.signal.ready.store(true, Ordering::SeqCst);
         }
@@ -301,7 +301,7 @@ impl Queue {
         let most = most.min(MOST);
         // SAFETY: the queue is live, and `room` has place for `MOST` pointers.
         let count = unsafe {
-            sys::rd_kafka_consume_batch_queue(self.queue.as_ptr(), 0, room.0.as_mut_ptr(), most)
+            sys::rd_kafka_consume_batch_queue(self.ptr.as_ptr(), 0, room.0.as_mut_ptr(), most)
         };
         let count = usize::try_from(count).unwrap_or(0).min(most);
         Drained {
@@ -314,7 +314,7 @@ impl Queue {
     pub(super) fn event(&self, wait: Duration) -> Option<Event> {
         let wait = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: the queue is live. A wait happens on threads of our own only.
-        let event = unsafe { sys::rd_kafka_queue_poll(self.queue.as_ptr(), wait) };
+        let event = unsafe { sys::rd_kafka_queue_poll(self.ptr.as_ptr(), wait) };
         let event = RawEvent {
             event: NonNull::new(event)?,
             handle: Arc::clone(&self.handle),
@@ -327,8 +327,8 @@ impl Drop for Queue {
     fn drop(&mut self) {
         // SAFETY: the queue is live until the second call. After the first one no callback runs, so the signal may go.
         unsafe {
-            sys::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), None, ptr::null_mut());
-            sys::rd_kafka_queue_destroy(self.queue.as_ptr());
+            sys::rd_kafka_queue_cb_event_enable(self.ptr.as_ptr(), None, ptr::null_mut());
+            sys::rd_kafka_queue_destroy(self.ptr.as_ptr());
         }
     }
 }
@@ -736,7 +736,7 @@ impl Client {
             let queue =
                 sys::rd_kafka_queue_get_partition(self.handle.rk(), self.topic.as_ptr(), partition);
             let queue = Queue::new(queue, &self.handle, &self.bell)?;
-            sys::rd_kafka_queue_forward(queue.queue.as_ptr(), ptr::null_mut());
+            sys::rd_kafka_queue_forward(queue.ptr.as_ptr(), ptr::null_mut());
             Some(queue)
         }
     }
@@ -756,7 +756,7 @@ impl Client {
         let all = List::new(&self.topic, places);
         let list = all.0.as_ptr();
         // SAFETY: client and list are live; the list is copied. The protocol is a static text.
-        unsafe {
+        let answered = unsafe {
             let protocol = sys::rd_kafka_rebalance_protocol(rk);
             let in_steps = !protocol.is_null() && CStr::from_ptr(protocol) == c"COOPERATIVE";
             match (change, in_steps) {
@@ -765,7 +765,10 @@ impl Client {
                 (_, true) => take_error(sys::rd_kafka_incremental_unassign(rk, list)),
                 (_, false) => checked(sys::rd_kafka_assign(rk, ptr::null())),
             }
-        }
+        };
+        // Only now: an event that goes without an answer lets all partitions go.
+        drop(rebalance);
+        answered
     }
 
     /// Commits an offset for each partition, and a text beside it. The answer comes as [`Event::Committed`].
@@ -783,7 +786,7 @@ impl Client {
             sys::rd_kafka_commit_queue(
                 self.handle.rk(),
                 list.0.as_ptr(),
-                self.events.queue.as_ptr(),
+                self.events.ptr.as_ptr(),
                 None,
                 ptr::null_mut(),
             )
@@ -834,7 +837,7 @@ impl Client {
         unsafe {
             take_error(sys::rd_kafka_consumer_close_queue(
                 self.handle.rk(),
-                self.events.queue.as_ptr(),
+                self.events.ptr.as_ptr(),
             ))
         }
     }

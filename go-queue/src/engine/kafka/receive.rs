@@ -414,7 +414,9 @@ impl TopicEnd {
 
     fn texts_or_not(&self, mut commits: Vec<Commit>) -> Vec<Commit> {
         if !self.texts {
-            commits.iter_mut().for_each(|commit| commit.text.clear());
+            for commit in &mut commits {
+                commit.text.clear();
+            }
         }
         commits
     }
@@ -537,7 +539,7 @@ impl TopicEnd {
         track.at_end = false;
         // By number in what was drained: what is not taken, and where the log begins anew.
         let (mut skip, mut anew) = (Vec::new(), None);
-        let (mut next, mut any, mut doubt) = (track.next().unwrap_or(0), false, false);
+        let (mut next, mut any, mut doubt) = (track.next().unwrap_or(0), false, track.doubt);
         for (number, raw) in drained.iter().enumerate() {
             if let Some(code) = raw.error() {
                 doubt = true;
@@ -547,6 +549,7 @@ impl TopicEnd {
             } else if raw.offset() >= next {
                 next = raw.offset() + 1;
                 any = true;
+                doubt = false;
             } else if anew.is_none() && track.look(raw.offset(), raw.timestamp()) == Seen::Twice {
                 skip.push(number);
             } else {
@@ -566,7 +569,7 @@ impl TopicEnd {
         let slice = any.then(|| self.copier.copy(wanted, track.place(), self.spares.list()));
         // Back to the client at once: what is not given back counts there as fetched ahead.
         drop(drained);
-        track.doubt |= doubt;
+        track.doubt = doubt;
         let Some(slice) = slice else { return true };
         if anew.is_some() {
             self.epochs += 1;

@@ -79,9 +79,11 @@ impl Farewell {
             .filter(|held| held.change() != Change::Lost);
         let mut why = None;
         if !self.wanted.is_empty() {
-            self.client.commit(&self.wanted)?;
-            let wanted = |me: &Self| !me.wanted.is_empty();
-            why = self.hear_while(BOUND, wanted);
+            // The group is left also if this fails: nobody else gets the partitions before.
+            why = match self.client.commit(&self.wanted) {
+                Ok(()) => self.hear_while(BOUND, |me| !me.wanted.is_empty()),
+                Err(error) => Some(error),
+            };
         }
         if let Some(held) = held {
             self.answer(held);

@@ -28,10 +28,13 @@ pub(super) struct Held {
     waits: Waits,
 }
 
+/// What is committed, or why that is not known. `None` as long as the brokers are asked.
+type Answer = Mutex<Option<Result<Vec<Commit>, String>>>;
+
 #[derive(Debug)]
 enum Waits {
     /// For what is committed.
-    Asking(Arc<Mutex<Option<Result<Vec<Commit>, String>>>>),
+    Asking(Arc<Answer>),
     /// For handlers, until then.
     Draining { until: Instant },
     /// For the confirmation of the last commit, until then.
@@ -121,6 +124,8 @@ impl TopicEnd {
                 if now < *until && self.tracks().any(busy) {
                     return;
                 }
+                // At once, whenever the last one was.
+                self.told = None;
                 if let Some(held) = &mut self.held {
                     held.waits = Waits::Confirming {
                         until: now + ANSWER,
@@ -132,7 +137,10 @@ impl TopicEnd {
                 let until = *until;
                 let behind = |track: &Track| track.leaving.is_some() && !track.is_confirmed();
                 if self.tracks().any(behind) {
-                    self.commit(now);
+                    let waited = |told| now.saturating_duration_since(told) >= super::TICK;
+                    if self.told.is_none_or(waited) {
+                        self.commit(now);
+                    }
                     if now < until {
                         return;
                     }

@@ -26,7 +26,9 @@ impl Seats {
         let subscription = (topic.clone(), group.clone());
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = all.entry(subscription.clone()).or_default();
-        let number = (0..).find(|number| !taken.contains(number)).unwrap_or(0);
+        // One more number than there are taken: one of them is free.
+        let mut numbers = 0..=taken.len();
+        let number = numbers.find(|number| !taken.contains(number)).unwrap_or(0);
         taken.insert(number);
         Seat {
             seats: self.clone(),

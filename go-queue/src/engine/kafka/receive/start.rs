@@ -35,7 +35,9 @@ pub(in super::super) fn pin_start(
         let without = known
             .iter()
             .filter(|element| !matches!(element.offset(), Offset::Offset(_)));
-        Ok(without.map(|element| element.partition()).collect())
+        Ok(without
+            .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
+            .collect())
     };
     let without = missing(&client)?;
     if without.is_empty() {

@@ -88,7 +88,7 @@ impl State {
             }
             Code::RD_KAFKA_RESP_ERR__AUTHENTICATION
             | Code::RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED => {
-                self.connection = text.to_owned();
+                text.clone_into(&mut self.connection);
                 return self.is_away(format!("the brokers refuse these credentials: {text}"));
             }
             Code::RD_KAFKA_RESP_ERR__TRANSPORT
@@ -96,7 +96,7 @@ impl State {
             | Code::RD_KAFKA_RESP_ERR__SSL
             | Code::RD_KAFKA_RESP_ERR__TIMED_OUT => {
                 tracing::debug!(error = text, "a connection to a Kafka broker ended");
-                self.connection = text.to_owned();
+                text.clone_into(&mut self.connection);
                 return;
             }
             Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART

@@ -39,6 +39,7 @@ pub(super) enum Seen {
 }
 
 /// One assignment of one partition: an epoch.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug)]
 pub(super) struct Track {
     pub(super) epoch: u32,
@@ -144,6 +145,7 @@ impl Track {
     }
 
     /// The first offset that is not finished.
+    #[cfg(test)]
     pub(super) fn base(&self) -> Option<i64> {
         self.marks.base()
     }
@@ -190,7 +192,6 @@ impl Track {
             self.recent[Self::slot(kept.offset)] = Self::fingerprint(kept.offset, kept.at());
         }
         self.out += count;
-        self.doubt = false;
         self.mean = (self.mean * 3 + slice.size() / count) / 4;
         self.slices.push_back(slice);
     }
