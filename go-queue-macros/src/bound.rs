@@ -149,7 +149,7 @@ impl Expansion<'_> {
             let #called = #function;
             let #returned = #called(#payload, #(#arguments),*)#wait;
         };
-        let meant = quote_spanned!(returned_at=> (&&&&#krate::private::kinds::Probe::of(&#returned)).kind().finish(#returned));
+        let meant = quote_spanned!(returned_at=> (&&&&&#krate::private::kinds::Probe::of(&#returned)).kind().finish(#returned));
         let joined = if parameters.payload.batch {
             let undecoded = local("undecoded");
             quote!(#undecoded.join(#meant))
@@ -160,7 +160,8 @@ impl Expansion<'_> {
             #call
             {
                 use #krate::private::kinds::{
-                    KindClassified as _, KindNative as _, KindNope as _, KindShown as _,
+                    KindClassified as _, KindClassifiedWithSources as _, KindNative as _, KindNope as _,
+                    KindShown as _,
                 };
                 #joined
             }

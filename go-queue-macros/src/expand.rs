@@ -38,7 +38,12 @@ pub(crate) fn expand(
     tokens.extend(one.handle_type());
     if let Some(parameters) = parameters {
         tokens.extend(one.producer(parameters));
-        tokens.extend(one.registration(parameters));
+        if !matches!(options.handle, Handle::Hidden) {
+            tokens.extend(one.absent(&parameters.payload.item));
+        }
+        if parameters.callable {
+            tokens.extend(one.registration(parameters));
+        }
     }
     tokens
 }
@@ -47,8 +52,8 @@ pub(crate) struct Expansion<'a> {
     pub(crate) side: Side,
     pub(crate) function: &'a Function,
     pub(crate) options: &'a Options,
-    handle: Ident,
-    vis: TokenStream,
+    pub(crate) handle: Ident,
+    pub(crate) vis: TokenStream,
 }
 
 /// The type that stands for the handler. Its span is the attribute's, at the place of the name, so that no lint of the user
@@ -121,6 +126,13 @@ impl Expansion<'_> {
         let item = &parameters.payload.item;
         let name = self.name_of(place, item);
         let payload = local("payload");
+        // Where rustc says "defined here", it is the function and its parameter.
+        let named = |name: &str| {
+            Ident::new(
+                name,
+                Span::call_site().located_at(self.function.sig.ident.span()),
+            )
+        };
         let cfgs = self.function.cfgs();
         let (builder, shown) = match self.side {
             Side::Dq => (quote!(Enqueue), "tube"),
@@ -134,6 +146,7 @@ impl Expansion<'_> {
             Side::Dq => {
                 let priority = self.options.priority.map(|n| quote!(.usual_priority(#n)));
                 let (delay, at) = (local("delay"), local("at"));
+                let (new_now, new_delay, new_at) = (named("now"), named("delay"), named("at"));
                 let now = format!(
                     "A task for {shown} {to}, to run as soon as possible; `{by}` handles it."
                 );
@@ -144,12 +157,12 @@ impl Expansion<'_> {
                 );
                 quote! {
                     #[doc = #now]
-                    #vis fn now(#payload: #item) -> #krate::producer::Enqueue {
+                    #vis fn #new_now(#payload: #item) -> #krate::producer::Enqueue {
                         #new #priority
                     }
 
                     #[doc = #later]
-                    #vis fn delay(
+                    #vis fn #new_delay(
                         #payload: #item,
                         #delay: ::core::time::Duration,
                     ) -> #krate::producer::Enqueue {
@@ -157,7 +170,7 @@ impl Expansion<'_> {
                     }
 
                     #[doc = #on_time]
-                    #vis fn at(
+                    #vis fn #new_at(
                         #payload: #item,
                         #at: ::std::time::SystemTime,
                     ) -> #krate::producer::Enqueue {
@@ -166,10 +179,11 @@ impl Expansion<'_> {
                 }
             }
             Side::Kq => {
+                let new_push = named("push");
                 let push = format!("A record for the end of {shown} {to}; `{by}` handles it.");
                 quote! {
                     #[doc = #push]
-                    #vis fn push(#payload: #item) -> #krate::producer::Push {
+                    #vis fn #new_push(#payload: #item) -> #krate::producer::Push {
                         #new
                     }
                 }
@@ -254,8 +268,8 @@ impl Expansion<'_> {
         });
         let message = local("message");
         let decode = decode(krate, item);
-        let content =
-            quote_spanned!(item.span()=> <#item as #krate::handler::payload::Payload<'_>>::CONTENT);
+        let content = quote_spanned!(item.span()=> #krate::private::content(#decode));
+        let errors = self.errors(parameters);
         quote! {
             #topics
             const __GO_QUEUE_MIDDLEWARE: &[fn() -> ::std::sync::Arc<dyn #krate::middleware::Middleware>] =
@@ -282,9 +296,26 @@ impl Expansion<'_> {
                 options: #krate::handler::Options::NONE #setters,
                 payload: #written,
                 content: #content,
+                errors: #errors,
                 middleware: __GO_QUEUE_MIDDLEWARE,
                 bind: __go_queue_bind,
                 check: __go_queue_check,
+            }
+        }
+    }
+
+    /// What the errors of the function ask for. Its return type is found out by a call that is never made: named a second time, a
+    /// type that is not there would be told twice.
+    fn errors(&self, parameters: &Parameters) -> TokenStream {
+        let krate = &self.options.krate;
+        let function = &self.function.sig.ident;
+        let call =
+            (0..=parameters.extractors.len()).map(|_| quote!(#krate::private::kinds::argument()));
+        let awaited = self.function.sig.asyncness.map(|_| quote!(.awaited()));
+        quote! {
+            || {
+                use #krate::private::kinds::{NoCases as _, SaysCases as _};
+                (&#krate::private::kinds::Cases::of(|| #function(#(#call),*))#awaited).cases()
             }
         }
     }

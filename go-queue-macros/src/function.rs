@@ -46,6 +46,8 @@ pub(crate) struct Parameters {
     pub(crate) payload: Payload,
     /// The types of the parameters after the payload.
     pub(crate) extractors: Vec<Type>,
+    /// Whether the function may be called just so. If not, calling it would be a second mistake.
+    pub(crate) callable: bool,
 }
 
 /// The first parameter.
@@ -86,7 +88,13 @@ impl Function {
         Some(Parameters {
             payload: payload.ok()?,
             extractors,
+            callable: !matches!(self.sig.safety, Safety::Unsafe(_)),
         })
+    }
+
+    /// Whether it returns `impl Future`, or something else that has no name.
+    pub(crate) fn returns_opaque(&self) -> bool {
+        matches!(&self.sig.output, ReturnType::Type(_, ty) if matches!(bare(ty), Type::ImplTrait(_)))
     }
 
     /// `#[cfg(..)]`s of the function, for everything that is generated beside it.
@@ -195,6 +203,13 @@ impl Function {
                      or `Cow<'_, str>`",
                     owned(&reference.elem)
                 ),
+            );
+            return Some(Err(()));
+        }
+        if let Some(span) = for_ever(payload.written.to_token_stream()) {
+            problems.at_span(
+                span,
+                "a payload lives as long as its message: write `'_` instead of `'static`",
             );
             return Some(Err(()));
         }
@@ -392,6 +407,19 @@ fn borrowed(tokens: TokenStream) -> Option<Span> {
         }
     }
     None
+}
+
+/// The first `'static` in a type.
+fn for_ever(tokens: TokenStream) -> Option<Span> {
+    let mut tick = false;
+    tokens.into_iter().find_map(|token| match token {
+        TokenTree::Ident(ident) if tick && ident == "static" => Some(ident.span()),
+        TokenTree::Group(group) => for_ever(group.stream()),
+        token => {
+            tick = matches!(&token, TokenTree::Punct(punct) if punct.as_char() == '\'');
+            None
+        }
+    })
 }
 
 /// The span of a return type, or of the name where there is none.

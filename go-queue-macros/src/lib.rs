@@ -1,14 +1,16 @@
 //! The attributes of go-queue, `#[dq_handler]` and `#[kq_handler]`: read the options, check the function, print what
-//! belongs beside it. Use them through `go_queue`, which documents them.
+//! belongs beside it. And `#[derive(Outcome)]` for their errors. Use them through `go_queue`, which documents them.
 //!
-//! Both do everything in one pass and go on after a mistake, so that one build shows all mistakes of a handler, each at its
+//! All do everything in one pass and go on after a mistake, so that one build shows all mistakes of a handler, each at its
 //! own token. Whatever is wrong, the function itself is always there.
 
+mod absent;
 mod bound;
 mod entries;
 mod expand;
 mod function;
 mod options;
+mod outcome;
 mod problems;
 mod values;
 
@@ -28,6 +30,12 @@ pub fn dq_handler(options: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn kq_handler(options: TokenStream, item: TokenStream) -> TokenStream {
     handler(Side::Kq, options.into(), item.into()).into()
+}
+
+/// See `go_queue::outcome::Outcome`.
+#[proc_macro_derive(Outcome, attributes(retry, dead, skip, transparent, outcome))]
+pub fn outcome(item: TokenStream) -> TokenStream {
+    outcome::derive(item.into()).into()
 }
 
 /// Which attribute it is.
@@ -82,16 +90,26 @@ fn handler(
     let mut problems = Problems::default();
     let name = function.sig.ident.to_string();
     let options = Options::read(side, &name, options, &mut problems);
-    let parameters = function.check(&mut problems);
+    let mut parameters = function.check(&mut problems);
     if function.sig.asyncness.is_none() && !options.blocking {
+        let future = function.returns_opaque();
         problems.at(
             function.sig.fn_token,
-            "a handler is an `async fn`; for one that blocks its thread write `blocking` in the attribute",
+            if future {
+                "a handler is an `async fn`: write `async fn`, and what the future gives as the return type"
+            } else {
+                "a handler is an `async fn`; for one that blocks its thread write `blocking` in the attribute"
+            },
         );
+        if let Some(parameters) = &mut parameters {
+            // That a future is no return type is no second mistake.
+            parameters.callable &= !future;
+        }
     }
     if let Some(parameters) = parameters.as_ref().filter(|found| !found.payload.batch) {
         options.refuse_batch_options(&parameters.payload.item, &mut problems);
     }
+    options.refuse_unmatched_alone(&mut problems);
     let mut tokens = expand::expand(side, &function, parameters.as_ref(), &options);
     tokens.extend(problems.into_tokens());
     tokens

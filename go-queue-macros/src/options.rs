@@ -34,6 +34,10 @@ pub(crate) struct Options {
     pub(crate) handle: Handle,
     /// The options that only a batch has.
     pub(crate) of_batch: Vec<Ident>,
+    /// The option that only a `when` has.
+    unmatched: Option<Ident>,
+    /// Whether somebody tried to say `when`.
+    tells_apart: bool,
 }
 
 /// A tube or topic.
@@ -106,6 +110,8 @@ impl Options {
                 producer: true,
                 handle: Handle::SameName,
                 of_batch: Vec::new(),
+                unmatched: None,
+                tells_apart: false,
             },
         };
         // The path comes first: the others are written with it.
@@ -193,6 +199,7 @@ impl Reader<'_> {
                 );
             }
             "unmatched" => {
+                self.options.unmatched = Some(entry.key.clone());
                 let words = [("dead_letter", "DeadLetter"), ("skip", "Skip")];
                 self.choice(
                     key,
@@ -211,7 +218,10 @@ impl Reader<'_> {
                     matches!(entry.value, Value::Flag) || self.boolean(entry).unwrap_or(true);
             }
             "producer" => self.options.producer = self.boolean(entry).unwrap_or(true),
-            "when" => self.when(entry),
+            "when" => {
+                self.options.tells_apart = true;
+                self.when(entry);
+            }
             "middleware" => self.middleware(entry),
             "handle" => self.handle(entry),
             _ => self.krate(entry),
@@ -273,6 +283,15 @@ impl Reader<'_> {
             return self.name(&text).then_some(Place::Literal(text));
         }
         if let Ok(path) = syn::parse2::<Path>(value.clone()) {
+            if let Some(word) = path.get_ident().filter(|word| is_small(word)) {
+                self.problems.at(
+                    word,
+                    format_args!(
+                        "a name stands in quotes: write `\"{word}\"` (is this a `{constant}<T>`? then write its path, as in `self::{word}`)"
+                    ),
+                );
+                return None;
+            }
             return Some(Place::Const(path));
         }
         self.problems.at(
@@ -540,6 +559,16 @@ impl Reader<'_> {
 }
 
 impl Options {
+    /// What no `when` matches, where there is none.
+    pub(crate) fn refuse_unmatched_alone(&self, problems: &mut Problems) {
+        if let Some(key) = self.unmatched.as_ref().filter(|_| !self.tells_apart) {
+            problems.at(
+                key,
+                "`unmatched` is for records that no `when` matches: add `when(header = \"..\", is = \"..\")`, or remove it",
+            );
+        }
+    }
+
     /// Options that only a batch has, on a handler of single messages.
     pub(crate) fn refuse_batch_options(&self, payload: &Type, problems: &mut Problems) {
         for key in &self.of_batch {
@@ -554,7 +583,12 @@ impl Options {
     }
 }
 
-fn duration_tokens(time: Duration) -> TokenStream {
+/// Whether the word has no capital letter, as no const has it.
+fn is_small(word: &Ident) -> bool {
+    !word.to_string().contains(char::is_uppercase)
+}
+
+pub(crate) fn duration_tokens(time: Duration) -> TokenStream {
     let (seconds, nanos) = (time.as_secs(), time.subsec_nanos());
     quote!(::core::time::Duration::new(#seconds, #nanos))
 }

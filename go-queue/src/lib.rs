@@ -74,7 +74,8 @@ pub mod testing;
 /// The first parameter is the payload: a type with `Deserialize` (JSON), [`Text`], [`Raw`], or `_: ()`. It may borrow from the
 /// message (`Order<'_>`). `Vec<T>` makes a batch. Every other parameter is an extractor: [`State`], [`Meta`], [`Key`],
 /// [`Headers`], [`Cancel`], [`Producer`], or your own [`FromContext`]. It returns `()`, [`Outcome`], `Vec<Outcome>` (batches),
-/// or `Result` of these with an error that displays.
+/// or `Result` of these with an error that displays. An `Err` means: again later. An error with
+/// [`#[derive(Outcome)]`](derive@outcome::Outcome) says more.
 ///
 /// The name of the function is also the name of a hidden type with the constructors `now(payload)`, `delay(payload, duration)` and
 /// `at(payload, time)`, which return an [`Enqueue`]; [`handlers!`] takes it as well.
@@ -115,7 +116,7 @@ pub mod testing;
 /// [`Producer`]: producer::Producer
 /// [`Enqueue`]: producer::Enqueue
 /// [`FromContext`]: handler::FromContext
-/// [`Outcome`]: outcome::Outcome
+/// [`Outcome`]: enum@outcome::Outcome
 pub use go_queue_macros::dq_handler;
 
 /// Makes an `async fn` the handler of topics: of the records of a log, read by a consumer group.
@@ -152,7 +153,38 @@ pub use go_queue_macros::dq_handler;
 /// | `on_retry = block`, `dead_letter` | whether a failed record holds its key, or is set aside at once |
 /// | `offset = first`, `last` | where a new group begins |
 /// | `when(header = "type", is = "order.created")` | takes only these records: several handlers share one topic and group |
-/// | `unmatched = dead_letter`, `skip` | what becomes of a record that no `when` matches |
+/// | `unmatched = dead_letter`, `skip` | what becomes of a record that no `when` matches; beside a `when` only |
+///
+/// Handlers that share a topic and a group by `when` are served by one subscription: they have the same options, and at most one of them takes
+/// a record.
+///
+/// ```
+/// use go_queue::prelude::*;
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Created {
+///     order: u64,
+/// }
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Cancelled {
+///     order: u64,
+///     why: String,
+/// }
+///
+/// #[kq_handler(topic = "orders", group = "mail", when(header = "type", is = "order.created"), unmatched = skip)]
+/// async fn welcome(event: Created) {
+///     drop(event.order);
+/// }
+///
+/// #[kq_handler(topic = "orders", group = "mail", when(header = "type", is = "order.cancelled"), unmatched = skip)]
+/// async fn regret(event: Cancelled) {
+///     drop((event.order, event.why));
+/// }
+///
+/// let push = welcome::push(Created { order: 7 }).header("type", "order.created");
+/// # drop(push);
+/// ```
 ///
 /// [`Partition`]: handler::extract::Partition
 /// [`Offset`]: handler::extract::Offset

@@ -3,12 +3,14 @@
 pub use inventory;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::handler::context::About;
 use crate::handler::extract::Rejection;
+use crate::handler::payload::Payload;
 use crate::handler::{Context, FromContext, Handle, Kind, Missing, Run};
-use crate::message::Message;
-use crate::outcome::{BoxError, Outcome, wrong_length};
+use crate::message::{ContentType, Message};
+use crate::outcome::{BoxError, ErrorClass, Outcome, wrong_length};
 
 pub use crate::handler::payload::Produce;
 pub use crate::handler::registry::Registration;
@@ -116,11 +118,41 @@ impl Undecoded {
     }
 }
 
+/// How a payload is encoded, from the function that decodes it: errors about it are the same as those of the other uses.
+pub const fn content<'a, P: Payload<'a>>(_: fn(&'a Message) -> Result<P, BoxError>) -> ContentType {
+    P::CONTENT
+}
+
 /// Why a payload would not decode.
 pub fn check<T>(payload: Result<T, BoxError>) -> Result<(), Arc<str>> {
     payload
         .map(drop)
         .map_err(|error| crate::outcome::reason(chain(&error)))
+}
+
+/// A field that `#[retry(after = field)]` names.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a time to wait",
+    label = "not a time to wait",
+    note = "`#[retry(after = ..)]` names a field of type `Duration` or `Option<Duration>`"
+)]
+pub trait Wait {
+    /// After this time, or by the handler's policy.
+    fn class(&self) -> ErrorClass;
+}
+
+#[diagnostic::do_not_recommend]
+impl Wait for Duration {
+    fn class(&self) -> ErrorClass {
+        ErrorClass::RetryAfter(*self)
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl Wait for Option<Duration> {
+    fn class(&self) -> ErrorClass {
+        self.map_or(ErrorClass::Retry, ErrorClass::RetryAfter)
+    }
 }
 
 /// What an extractor's error means.
@@ -141,15 +173,15 @@ fn chain(error: &BoxError) -> crate::outcome::Chain<'_> {
     crate::outcome::Chain(&**error)
 }
 
-/// Turns what a handler returned into an outcome, by three steps of autoref: `(&&&Probe::of(&out)).kind().finish(out)`.
+/// Turns what a handler returned into an outcome, by steps of autoref: `(&&&&&Probe::of(&out)).kind().finish(out)`.
 ///
-/// First what converts by itself ([`IntoOutcome`](crate::outcome::IntoOutcome), `Result` with an error that converts into a
+/// First errors that say what they ask for, then what converts by itself ([`IntoOutcome`](crate::outcome::IntoOutcome), `Result` with an error that converts into a
 /// boxed one, which keeps its sources), then any error that displays, then a step that exists to give the good error.
 pub mod kinds {
     use std::fmt::Display;
     use std::marker::PhantomData;
 
-    use crate::outcome::{BoxError, Chain, ClassifyError, IntoOutcome, Outcome};
+    use crate::outcome::{BoxError, Chain, ClassifyError, ErrorCase, IntoOutcome, Outcome};
 
     /// The type of a returned value.
     #[derive(Debug)]
@@ -162,9 +194,12 @@ pub mod kinds {
         }
     }
 
-    /// Step 0: the error says itself what it means.
+    /// Step 0: the error says itself what it asks for.
     #[derive(Debug)]
     pub struct Classified;
+    /// Step 0, of an error that converts into a boxed one, which has its sources.
+    #[derive(Debug)]
+    pub struct ClassifiedWithSources;
     /// Step 1: no error, or one that converts into a boxed one.
     #[derive(Debug)]
     pub struct Native;
@@ -174,6 +209,31 @@ pub mod kinds {
     /// Step 3: neither.
     #[derive(Debug)]
     pub struct Nope;
+
+    /// Step 0, with sources.
+    pub trait KindClassifiedWithSources {
+        /// The step.
+        fn kind(&self) -> ClassifiedWithSources {
+            ClassifiedWithSources
+        }
+    }
+    impl<T: IntoOutcome, E: ClassifyError + Into<BoxError>> KindClassifiedWithSources
+        for &&&&Probe<Result<T, E>>
+    {
+    }
+    impl ClassifiedWithSources {
+        /// The outcome.
+        pub fn finish<T, E>(self, out: Result<T, E>) -> Outcome
+        where
+            T: IntoOutcome,
+            E: ClassifyError + Into<BoxError>,
+        {
+            match out {
+                Ok(value) => value.into_outcome(),
+                Err(error) => error.classify().outcome(Chain(&*error.into())),
+            }
+        }
+    }
 
     /// Step 0.
     pub trait KindClassified {
@@ -188,7 +248,7 @@ pub mod kinds {
         pub fn finish<T: IntoOutcome, E: ClassifyError>(self, out: Result<T, E>) -> Outcome {
             match out {
                 Ok(value) => value.into_outcome(),
-                Err(error) => error.classify(),
+                Err(error) => error.classify().outcome(error),
             }
         }
     }
@@ -247,6 +307,49 @@ pub mod kinds {
         }
     }
 
+    /// The type that a handler returns, of which nobody has a value yet. `(&Cases::of(..)).cases()` is what its errors ask for.
+    #[derive(Debug)]
+    pub struct Cases<R>(PhantomData<fn(R)>);
+
+    impl<R> Cases<R> {
+        /// Of what the call would return. It is not called.
+        pub fn of(_: impl FnOnce() -> R) -> Self {
+            Self(PhantomData)
+        }
+    }
+
+    impl<F: Future> Cases<F> {
+        /// Of what the future would give.
+        pub fn awaited(self) -> Cases<F::Output> {
+            Cases(PhantomData)
+        }
+    }
+
+    /// An argument for a call that is never made, of whatever type the call wants.
+    pub fn argument<T>() -> T {
+        unreachable!("a call that is only looked at is not made")
+    }
+
+    /// A return type whose errors say what they ask for.
+    pub trait SaysCases {
+        /// What that is.
+        fn cases(&self) -> &'static [ErrorCase];
+    }
+    impl<T, E: ClassifyError> SaysCases for Cases<Result<T, E>> {
+        fn cases(&self) -> &'static [ErrorCase] {
+            E::CASES
+        }
+    }
+
+    /// Any other return type.
+    pub trait NoCases {
+        /// Nothing.
+        fn cases(&self) -> &'static [ErrorCase] {
+            &[]
+        }
+    }
+    impl<R> NoCases for &Cases<R> {}
+
     /// Step 3.
     pub trait KindNope {
         /// The step.
@@ -260,6 +363,53 @@ pub mod kinds {
         pub fn finish<R: IntoOutcome>(self, out: R) -> Outcome {
             out.into_outcome()
         }
+    }
+}
+
+/// Constructors that a handler does not have, for their compile errors. `Here<'a>` is nothing, with a lifetime: a bound with
+/// `for<'a>` is looked at where a function is called, and not where it stands.
+pub mod absent {
+    use std::marker::PhantomData;
+
+    /// Nothing.
+    #[derive(Debug)]
+    pub struct Here<'a>(PhantomData<&'a ()>);
+
+    /// Implemented by nothing.
+    #[diagnostic::on_unimplemented(
+        message = "the records of a topic are read at once: they have no delay and no time",
+        label = "not for topics",
+        note = "append a record with `::push(payload)`; what shall run later is a task of a `#[dq_handler(tube = \"..\")]`"
+    )]
+    pub trait TasksOfTopics {}
+
+    /// Implemented by nothing.
+    #[diagnostic::on_unimplemented(
+        message = "a tube has tasks, and records are pushed to topics",
+        label = "not for tubes",
+        note = "send a task with `::now(payload)`, `::delay(payload, minutes(15))` or `::at(payload, time)`"
+    )]
+    pub trait RecordsOfTubes {}
+
+    /// Implemented by nothing.
+    #[diagnostic::on_unimplemented(
+        message = "of several topics nobody knows which one is meant",
+        label = "there are several topics",
+        note = "name the one: `const ORDERS: Topic<Order> = Topic::new(\"orders\");`, then `ORDERS.push(payload)`"
+    )]
+    pub trait OneTopic {}
+
+    /// Implemented by nothing.
+    #[diagnostic::on_unimplemented(
+        message = "this handler has no constructors",
+        label = "no constructors",
+        note = "its attribute says `producer = false`: remove that, or send from where the payload is made"
+    )]
+    pub trait Constructors {}
+
+    /// What such a constructor returns: never reached.
+    pub fn nothing<T>() -> T {
+        unreachable!("what calls this does not compile")
     }
 }
 
@@ -305,11 +455,14 @@ mod tests {
 
     #[test]
     fn every_documented_return_type_is_taken() {
-        use kinds::{KindClassified as _, KindNative as _, KindShown as _, Probe};
+        use kinds::{
+            KindClassified as _, KindClassifiedWithSources as _, KindNative as _, KindShown as _,
+            Probe,
+        };
         macro_rules! outcome {
             ($value:expr) => {{
                 let out = $value;
-                (&&&&Probe::of(&out)).kind().finish(out)
+                (&&&&&Probe::of(&out)).kind().finish(out)
             }};
         }
         struct OnlyDisplay;
@@ -318,10 +471,23 @@ mod tests {
                 f.write_str("shown")
             }
         }
-        struct Says;
+        struct Says(ErrorClass);
+        impl std::fmt::Display for Says {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("says")
+            }
+        }
         impl crate::outcome::ClassifyError for Says {
-            fn classify(&self) -> Outcome {
-                Outcome::Skip
+            fn classify(&self) -> ErrorClass {
+                self.0
+            }
+        }
+        #[derive(Debug, thiserror::Error)]
+        #[error("top")]
+        struct SaysWithSource(#[source] std::io::Error);
+        impl crate::outcome::ClassifyError for SaysWithSource {
+            fn classify(&self) -> ErrorClass {
+                ErrorClass::Dead
             }
         }
         assert_eq!(outcome!(()), Outcome::Done);
@@ -344,7 +510,16 @@ mod tests {
             outcome!(Err::<(), Box<dyn std::error::Error>>("boxed".into())),
             Outcome::retry("boxed")
         );
-        assert_eq!(outcome!(Err::<(), _>(Says)), Outcome::Skip);
+        assert_eq!(
+            outcome!(Err::<(), _>(Says(ErrorClass::Skip))),
+            Outcome::Skip
+        );
+        assert_eq!(
+            outcome!(Err::<Outcome, _>(Says(ErrorClass::Retry))),
+            Outcome::retry("says")
+        );
+        let sourced = SaysWithSource(std::io::Error::other("root"));
+        assert_eq!(outcome!(Err::<(), _>(sourced)), Outcome::dead("top: root"));
         let with_source = anyhow::anyhow!("root").context("top");
         assert_eq!(
             outcome!(Err::<(), _>(with_source)),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use go_queue::handler::extract::Rejection;
 use go_queue::handler::{Context, Env, FromContext, Kind, Missing};
-use go_queue::outcome::{ClassifyError, MAX_REASON_LEN};
+use go_queue::outcome::MAX_REASON_LEN;
 use go_queue::prelude::*;
 use tokio::time::Instant;
 
@@ -21,7 +21,8 @@ on_both_engines!(
     a_topic_handler_that_hangs_is_stopped_by_its_timeout,
     an_error_of_a_megabyte_is_kept_as_a_kilobyte_of_printable_text,
     every_outcome_is_obeyed,
-    an_error_says_by_itself_what_it_means,
+    an_error_says_by_itself_what_it_asks_for,
+    each_error_of_a_batch_says_what_it_asks_for,
     the_error_of_an_extractor_counts_as_the_handlers_own,
     the_wait_between_retries_is_never_shorter_than_asked,
 );
@@ -316,50 +317,115 @@ async fn every_outcome_is_obeyed(stage: Stage) {
     stop(running).await;
 }
 
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error, Outcome)]
 enum BankError {
+    #[error("busy")]
+    #[retry(after = "2ms")]
     Busy,
+    #[error("wait")]
+    #[retry(after = time)]
+    Wait { time: Duration },
+    #[error("unsaid")]
+    Unsaid,
+    #[error("stolen")]
+    #[dead]
     Stolen,
+    #[error("known")]
+    #[skip]
     Known,
+    #[error("at the vault")]
+    #[transparent]
+    Vault(#[from] VaultError),
 }
 
-impl ClassifyError for BankError {
-    fn classify(&self) -> Outcome {
-        match self {
-            Self::Busy => Outcome::retry_after(millis(2), "busy"),
-            Self::Stolen => Outcome::dead("stolen"),
-            Self::Known => Outcome::Skip,
-        }
-    }
-}
+#[derive(Debug, thiserror::Error, Outcome)]
+#[error("locked")]
+#[dead]
+struct VaultError;
 
-#[dq_handler(tube = "classified", retry(max = 1, backoff = "10m..10m"))]
+/// The back-off is so long that only what says its own time runs twice.
+#[dq_handler(tube = "classified", retry(max = 1, backoff = "10h..10h"))]
 async fn classified(n: u32, State(trail): State<Trail>) -> Result<(), BankError> {
     trail.add(n);
-    match n {
-        1 => Err(BankError::Busy),
-        2 => Err(BankError::Stolen),
-        _ => Err(BankError::Known),
-    }
+    Err(match n {
+        1 => BankError::Busy,
+        2 => BankError::Wait { time: millis(2) },
+        3 => BankError::Stolen,
+        4 => BankError::Known,
+        5 => VaultError.into(),
+        _ => return Ok(()),
+    })
 }
 
-async fn an_error_says_by_itself_what_it_means(stage: Stage) {
+#[kq_handler(topic = "classified", retry(max = 0))]
+async fn classified_batch(batch: Vec<u32>, State(trail): State<Trail>) -> Vec<Outcome> {
+    let one = |n| {
+        trail.add(n);
+        match n {
+            1 => Err(BankError::Stolen),
+            2 => Err(VaultError.into()),
+            3 => Err(BankError::Known),
+            4 => Err(BankError::Unsaid),
+            _ => Ok(()),
+        }
+    };
+    let outcome = |error: BankError| Outcome::of_error(&error);
+    let each = batch.into_iter().map(one);
+    each.map(|one| one.map_or_else(outcome, |()| Outcome::Done))
+        .collect()
+}
+
+async fn an_error_says_by_itself_what_it_asks_for(stage: Stage) {
     let trail = Trail::new();
     let app = stage.app(handlers![classified]).state(trail.clone());
     let running = app.start().await.unwrap();
-    for n in 1..=3 {
+    for n in 1..=6 {
         classified::now(n).send(&running.producer()).await.unwrap();
     }
-    let mut reasons: Vec<_> = stage
-        .dead(2)
+    let mut told: Vec<_> = stage
+        .dead(4)
         .await
         .into_iter()
-        .map(|l| l.reason.to_string())
+        .map(|letter| (letter.reason.to_string(), letter.attempts))
+        .collect();
+    told.sort();
+    let want = [
+        ("at the vault: locked", 1),
+        ("busy", 2),
+        ("stolen", 1),
+        ("wait", 2),
+    ];
+    assert_eq!(
+        told,
+        want.map(|(reason, attempts)| (reason.to_owned(), attempts))
+    );
+    trail.reach(8).await;
+    assert_eq!(trail.sorted(), ["1", "1", "2", "2", "3", "4", "5", "6"]);
+    until("all are settled", || {
+        let counts = running.handlers()[0].counts;
+        (counts.done, counts.skipped, counts.dead, counts.retried) == (1, 1, 4, 2)
+    })
+    .await;
+    stop(running).await;
+}
+
+async fn each_error_of_a_batch_says_what_it_asks_for(stage: Stage) {
+    let trail = Trail::new();
+    let app = stage.app(handlers![classified_batch]).state(trail.clone());
+    let running = app.start().await.unwrap();
+    for n in 1..=5 {
+        let push = classified_batch::push(n).key("k");
+        push.send(&running.producer()).await.unwrap();
+    }
+    let mut reasons: Vec<_> = stage
+        .dead(3)
+        .await
+        .into_iter()
+        .map(|letter| letter.reason.to_string())
         .collect();
     reasons.sort();
-    assert_eq!(reasons, ["busy", "stolen"]);
-    trail.reach(4).await;
-    assert_eq!(trail.sorted(), ["1", "1", "2", "3"]);
+    assert_eq!(reasons, ["at the vault: locked", "stolen", "unsaid"]);
+    assert_eq!(trail.reach(5).await, ["1", "2", "3", "4", "5"]);
     stop(running).await;
 }
 

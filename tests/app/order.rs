@@ -2,6 +2,9 @@
 
 use std::collections::HashMap;
 
+use go_queue::engine::BoxFuture;
+use go_queue::handler::Context;
+use go_queue::middleware::{Middleware, Next};
 use go_queue::prelude::*;
 
 use crate::stage::{Gate, Stage, Trail, on_both_engines, stop, until};
@@ -15,6 +18,7 @@ on_both_engines!(
     without_order_records_of_one_key_run_side_by_side,
     a_header_decides_between_handlers_of_one_topic_and_group,
     what_no_handler_takes_is_skipped_where_asked,
+    a_header_decides_in_each_of_several_topics,
     two_groups_each_see_every_record,
 );
 
@@ -296,4 +300,108 @@ async fn two_groups_each_see_every_record(stage: Stage) {
         trail.sorted(),
         ["one 1", "two 1 of news", "two 2 of more-news"]
     );
+}
+
+const RETURNS: Topic<u32> = Topic::new("returns");
+const SALES: Topic<u32> = Topic::new("sales");
+
+/// Ends what is marked, and is only around the handler that names it.
+struct Marked;
+
+impl Middleware for Marked {
+    fn call<'a>(&'a self, cx: &'a Context, next: Next<'a>) -> BoxFuture<'a, Outcome> {
+        match cx.message().headers().get_str("marked") {
+            Some(_) => Box::pin(async { Outcome::dead("marked") }),
+            None => next.run(cx),
+        }
+    }
+}
+
+#[kq_handler(topic = [SALES, "returns"], group = "g", when(header = "type", is = "cash"), middleware = Marked)]
+async fn cash(n: u32, meta: Meta, State(trail): State<Trail>) {
+    trail.add(format_args!("cash {n} of {}", meta.source));
+}
+
+#[kq_handler(topic = ["sales", "returns"], group = "g", when(header = "type", is = "card"))]
+async fn card(n: u32, meta: Meta, State(trail): State<Trail>) {
+    trail.add(format_args!("card {n} of {}", meta.source));
+}
+
+async fn a_header_decides_in_each_of_several_topics(stage: Stage) {
+    let trail = Trail::new();
+    let app = stage.app(handlers![cash, card]).state(trail.clone());
+    let running = app.start().await.unwrap();
+    let producer = running.producer();
+    for push in [
+        SALES.push(1).header("type", "cash"),
+        SALES.push(2).header("type", "card").header("marked", "x"),
+        SALES.push(3).header("type", "cash").header("marked", "x"),
+        RETURNS.push(4).header("type", "card"),
+        RETURNS.push(5).header("type", "cash"),
+        RETURNS.push(6).header("type", "gold"),
+    ] {
+        push.send(&producer).await.unwrap();
+    }
+    trail.reach(4).await;
+    let mut told: Vec<_> = stage
+        .dead(2)
+        .await
+        .into_iter()
+        .map(|letter| (letter.body.payload().to_vec(), letter.reason.to_string()))
+        .collect();
+    told.sort();
+    assert_eq!(told[0], (b"3".to_vec(), "marked".to_owned()));
+    assert!(
+        told[1].0 == b"6" && told[1].1.starts_with("unmatched"),
+        "{told:?}"
+    );
+    stop(running).await;
+    let want = [
+        "card 2 of sales",
+        "card 4 of returns",
+        "cash 1 of sales",
+        "cash 5 of returns",
+    ];
+    assert_eq!(trail.sorted(), want);
+}
+
+#[kq_handler(topic = "mixed", group = "g", when(header = "type", is = "slow"))]
+async fn waits(n: u32, State(trail): State<Trail>) {
+    tokio::task::yield_now().await;
+    trail.add(format_args!("waits {n}"));
+}
+
+#[kq_handler(topic = "mixed", group = "g", when(header = "type", is = "rude"), blocking, middleware = [Marked])]
+fn blocks(n: u32, State(trail): State<Trail>) {
+    let thread = std::thread::current();
+    trail.add(format_args!(
+        "blocks {n} on {}",
+        thread.name().unwrap_or("?")
+    ));
+}
+
+/// In real time: a paused clock runs ahead of threads.
+#[tokio::test]
+async fn a_handler_that_blocks_may_share_a_topic_with_one_that_does_not() {
+    blocks_beside_one_that_waits(Stage::memory()).await;
+    blocks_beside_one_that_waits(Stage::sqlite().await).await;
+}
+
+async fn blocks_beside_one_that_waits(stage: Stage) {
+    let trail = Trail::new();
+    let app = stage.app(handlers![waits, blocks]).state(trail.clone());
+    let running = app.start().await.unwrap();
+    let producer = running.producer();
+    for push in [
+        waits::push(1).header("type", "slow"),
+        blocks::push(2).header("type", "rude"),
+        blocks::push(3).header("type", "rude").header("marked", "x"),
+        waits::push(4).header("type", "slow"),
+    ] {
+        push.key("k").send(&producer).await.unwrap();
+    }
+    let want = ["waits 1", "blocks 2 on go-queue-blocking", "waits 4"];
+    assert_eq!(trail.reach(3).await, want);
+    assert_eq!(&*stage.dead(1).await[0].reason, "marked");
+    stop(running).await;
 }

@@ -370,6 +370,7 @@ const fn by_hand(name: &'static str, source: Source) -> HandlerDef {
         options: Options::NONE,
         payload: "()",
         content: ContentType::Raw,
+        errors: || &[],
         middleware: &[],
         bind: |_, about| Ok(go_queue::private::erase(Nothing, about, false)),
         check: |_| Ok(()),

@@ -165,6 +165,7 @@ impl End {
         let Some(mut entry) = self.entries.remove(&ticket) else {
             return;
         };
+        tracing::debug!(id = %entry.id, verdict = ?answer.verdict, receipt = ?entry.receipt, "claims");
         let mut settled = None;
         entry.stage = match (entry.stage, answer.verdict) {
             (Stage::Claiming(mut delivery), Verdict::Fresh { attempt }) => {

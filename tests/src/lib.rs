@@ -29,3 +29,15 @@ pub use ledger::{Event, Ledger, What};
 pub use process::Process;
 pub use report::{Report, SETTLE_WITHIN};
 pub use wait::{until, until_some};
+
+/// The log of the library goes to standard error if `GO_QUEUE_LOG` is set, for whoever looks into a failure: all of it, from
+/// `debug` on.
+pub fn log_if_asked() {
+    if std::env::var_os("GO_QUEUE_LOG").is_some() {
+        let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+        // Another test of this process may have set it.
+        let _ = log
+            .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
+            .try_init();
+    }
+}

@@ -22,7 +22,7 @@ pub trait Marks: Send + Sync + fmt::Debug {
     ///
     /// # Cancel safety
     /// If the future is dropped the marks may or may not have been set.
-    fn mark(&self, marks: Vec<Mark>) -> BoxFuture<'_, Vec<Result<Marked, StoreDown>>>;
+    fn mark(&self, marks: Vec<Mark>) -> BoxFuture<'_, Vec<Result<Told, StoreDown>>>;
 
     /// The index of the dead letters.
     fn dead_index(&self) -> Arc<dyn DeadIndex>;
@@ -115,6 +115,8 @@ pub struct Mark {
 pub enum MarkWhat {
     /// A named task is about to be stored by the holder of this token. Unless it is known to be stored, running, done or dead the
     /// answer is `Set`: then it is to be stored, also if another producer has announced it, because that one may have died.
+    /// The answer says under which id: that of the [generation](Id::generation) that has the name, which is a new one if the last
+    /// was revoked.
     Announce {
         /// Of this attempt to store it.
         token: u64,
@@ -139,15 +141,27 @@ pub enum MarkWhat {
     },
     /// Its dead letter is kept: no replica may start any more. Set by the engine once the letter is stored, not by the lane
     /// that gave the task up: a process that dies between the two must leave a task that runs again, never one that is
-    /// neither run nor found among the dead letters.
+    /// neither run nor found among the dead letters. Not set where the letter was replayed or purged meanwhile, or somebody
+    /// else has run the task.
     Dead {
         /// How often it was started.
         attempts: u32,
     },
-    /// A dead letter is to run again: its end is forgotten.
+    /// A dead letter is to run again: its end is forgotten. From then on it is a task that is about to be stored.
     Replay,
+    /// A dead letter was thrown away: no copy of it may start any more, and its name is free.
+    Purge,
     /// Takes back a `Revoke` or `NotBefore` that turned out to concern nothing.
     Forget,
+}
+
+/// The answer to a mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// What the store says.
+    pub marked: Marked,
+    /// Of which task: another generation of the name than was asked for, where `Announce` found one.
+    pub id: Id,
 }
 
 /// What the store says.
@@ -162,6 +176,8 @@ pub enum Marked {
     Running,
     /// Not set: it has run.
     Done,
+    /// Not set: it was given up, and its dead letter is being written.
+    Dying,
     /// Not set: it is among the dead letters.
     Dead,
     /// Not set: it was revoked.
@@ -215,6 +231,12 @@ pub trait DeadIndex: Send + Sync + fmt::Debug {
 
     /// Removes one. Answers whether this call removed it: of two that try, one is told so.
     fn remove(&self, cursor: u64) -> BoxFuture<'_, Result<bool, StoreDown>>;
+
+    /// Those of these tubes whose letters the index may lack: nobody has trusted it for them since it lost everything.
+    fn doubted(&self, tubes: Vec<Name>) -> BoxFuture<'_, Result<Vec<Name>, StoreDown>>;
+
+    /// The index has all letters of this tube.
+    fn trust(&self, tube: Name) -> BoxFuture<'_, Result<(), StoreDown>>;
 
     /// How many there are.
     fn count(&self, tube: Option<Name>) -> BoxFuture<'_, Result<u64, StoreDown>>;

@@ -14,7 +14,7 @@ pub mod memory;
 pub mod redis;
 
 pub use marks::{
-    DeadEntry, DeadIndex, GoLock, GoLocked, GoLocks, Mark, MarkWhat, Marked, Marks, StoreDown,
+    DeadEntry, DeadIndex, GoLock, GoLocked, GoLocks, Mark, MarkWhat, Marked, Marks, StoreDown, Told,
 };
 
 /// One end of a dedup store, owned by one lane.

@@ -23,7 +23,7 @@ use super::{Context, Env, Kind, Kq, Missing};
     note = "parameters after the payload are extractors: `State<T>`, `Meta`, `Key`, `Headers`, `Cancel`, `Producer`; in a `kq_handler` also \
             `Partition`, `Offset`, `Timestamp`; or your own type with `FromContext`"
 )]
-pub trait FromContext<K: Kind>: Sized + Send {
+pub trait FromContext<K: Kind>: Sized {
     /// What is found out once, at start.
     type Plan: Send + Sync + 'static;
 
@@ -75,7 +75,19 @@ impl<E: Into<BoxError>> From<E> for Rejection {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State<T>(pub T);
 
-impl<K: Kind, T: Clone + Send + Sync + 'static> FromContext<K> for State<T> {
+/// What can be state: all that is `Clone + Send + Sync + 'static`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be state",
+    label = "cannot be state",
+    note = "state is cloned for each run, and runs are on several threads, so it is `Clone + Send + Sync`: add `#[derive(Clone)]`, or put it into \
+            an `Arc`"
+)]
+pub trait Shared: Clone + Send + Sync + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Clone + Send + Sync + 'static> Shared for T {}
+
+impl<K: Kind, T: Shared> FromContext<K> for State<T> {
     type Plan = T;
 
     fn plan(env: &Env) -> Result<T, Missing> {

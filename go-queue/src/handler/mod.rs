@@ -20,7 +20,7 @@ use crate::engine::BoxFuture;
 use crate::message::{ContentType, Message};
 use crate::middleware::Middleware;
 use crate::name::Side;
-use crate::outcome::Outcome;
+use crate::outcome::{ErrorCase, Outcome};
 
 pub use context::{About, Context, Env, Missing};
 pub use extract::FromContext;
@@ -31,6 +31,11 @@ use std::task::Poll;
 
 /// The two kinds of handlers, as types: [`Dq`] and [`Kq`]. Extractors are generic over it, so that one that makes no sense
 /// for a kind does not compile there.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a kind of handler",
+    label = "not a kind of handler",
+    note = "write `FromContext<Dq>` for handlers of tubes, `FromContext<Kq>` for those of topics, `impl<K: Kind> FromContext<K>` for both"
+)]
 pub trait Kind: Send + Sync + 'static {
     /// The kind as a value.
     const SIDE: Side;
@@ -132,6 +137,8 @@ pub struct HandlerDef {
     pub payload: &'static str,
     /// How its payload is encoded.
     pub content: ContentType,
+    /// What its errors ask for, if their type says so (empty if not); [`ErrorCase::rows`] makes rows of it.
+    pub errors: fn() -> &'static [ErrorCase],
     /// The middleware that its attribute names, outermost first.
     pub middleware: &'static [fn() -> Arc<dyn Middleware>],
     /// Binds it to the app's state for one subscription, or says what is missing.

@@ -35,13 +35,49 @@ impl Id {
         Self(uuid::Uuid::now_v7().as_u128())
     }
 
-    /// The id of a task that its producer named: the first 16 bytes of SHA-256(tube, 0, name).
+    /// The id of a task that its producer named: a `UUIDv8` of the first 16 bytes of SHA-256(tube, 0, name), whose last two
+    /// bytes are 0, the first [generation](Self::generation) of the name.
     pub fn named(tube: &str, name: &[u8]) -> Self {
         let mut hash = Sha256::new();
         hash.update(tube.as_bytes());
         hash.update([0]);
         hash.update(name);
-        Self::from_digest(&hash.finalize())
+        let digest = Self::from_digest(&hash.finalize());
+        Self(digest.0 & !(Self::FORM | Self::GENERATION) | Self::OF_A_NAME)
+    }
+
+    /// The bits of a UUID that say how it was made.
+    const FORM: u128 = (0xf << 76) | (0b11 << 62);
+    /// Version 8, made as an application likes, of the usual variant.
+    const OF_A_NAME: u128 = (0x8 << 76) | (0b10 << 62);
+    const GENERATION: u128 = 0xffff;
+
+    /// Whether it was made of a name.
+    pub const fn is_named(self) -> bool {
+        self.0 & Self::FORM == Self::OF_A_NAME
+    }
+
+    /// How often the name was revoked and sent anew before this task; 0 for a task without a name.
+    ///
+    /// A name is free again when its task is revoked. The next task of that name is another task, and copies of the first that
+    /// could not be removed must not be taken for it: so it has another id, which differs in its last two bytes. Engines
+    /// that remove what is revoked from a single place need no second generation.
+    pub const fn generation(self) -> u16 {
+        if self.is_named() {
+            (self.0 & Self::GENERATION) as u16
+        } else {
+            0
+        }
+    }
+
+    /// The same name in this generation; what has no name stays as it is.
+    #[must_use]
+    pub const fn in_generation(self, generation: u16) -> Self {
+        if self.is_named() {
+            Self(self.0 & !Self::GENERATION | generation as u128)
+        } else {
+            self
+        }
     }
 
     /// The id of a body that does not open: the first 16 bytes of its SHA-256.

@@ -6,7 +6,7 @@ async fn a(id: u64) {
     drop(id);
 }
 
-#[kq_handler(topic = "b", unmatched = retry, blocking = 1, handle = 3)]
+#[kq_handler(topic = "b", when(header = "h", is = "i"), unmatched = retry, blocking = 1, handle = 3)]
 async fn b(id: u64) {
     drop(id);
 }

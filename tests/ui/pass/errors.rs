@@ -2,7 +2,7 @@
 use std::error::Error;
 use std::fmt;
 
-use go_queue::outcome::ClassifyError;
+use go_queue::outcome::{ClassifyError, ErrorClass};
 use go_queue::prelude::*;
 
 struct OnlyShown;
@@ -37,9 +37,15 @@ impl fmt::Display for Report {
 
 struct Says;
 
+impl fmt::Display for Says {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("says")
+    }
+}
+
 impl ClassifyError for Says {
-    fn classify(&self) -> Outcome {
-        Outcome::Skip
+    fn classify(&self) -> ErrorClass {
+        ErrorClass::Skip
     }
 }
 

@@ -81,8 +81,25 @@ static COUNT: Lua = Lua {
     text: "return redis.call('ZCARD', KEYS[1])",
 };
 
+/// Keys: the tubes that are whole. Arguments: tubes. Answers those that are not.
+static DOUBTED: Lua = Lua {
+    hash: "921ae212257e4132eff701fe9a4f18750b6fd791",
+    text: "local found = {}
+for _, tube in ipairs(ARGV) do
+  if redis.call('SISMEMBER', KEYS[1], tube) == 0 then found[#found + 1] = tube end
+end
+return found",
+};
+
+/// Keys: the tubes that are whole. Arguments: one more.
+static TRUST: Lua = Lua {
+    hash: "f4d24541261242fd1be161c98c2e7d1a6910a6dc",
+    text: "return redis.call('SADD', KEYS[1], ARGV[1])",
+};
+
 #[cfg(test)]
-pub(super) static SCRIPTS: [&Lua; 6] = [&PUT, &LIST, &GET, &FIND, &REMOVE, &COUNT];
+pub(super) static SCRIPTS: [&Lua; 8] =
+    [&PUT, &LIST, &GET, &FIND, &REMOVE, &COUNT, &DOUBTED, &TRUST];
 
 pub(super) struct RedisDeadIndex {
     store: Arc<Shared>,
@@ -242,6 +259,33 @@ impl DeadIndex for RedisDeadIndex {
             let keys = vec![self.key("entries"), self.key("tasks"), self.key("all")];
             let args = vec![cursor.to_string().into_bytes(), self.key("tube:")];
             Ok(self.call(&REMOVE, keys, args).await? == Reply::Int(1))
+        })
+    }
+
+    fn doubted(&self, tubes: Vec<Name>) -> BoxFuture<'_, Result<Vec<Name>, StoreDown>> {
+        Box::pin(async move {
+            let args = tubes.iter().map(|tube| tube.as_bytes().to_vec()).collect();
+            let Reply::List(found) = self.call(&DOUBTED, vec![self.key("whole")], args).await?
+            else {
+                return Err(strange());
+            };
+            let is_doubted = |tube: &Name| {
+                let bytes = tube.as_bytes();
+                found
+                    .iter()
+                    .any(|one| matches!(one, Reply::Text(text) if text == bytes))
+            };
+            Ok(tubes.into_iter().filter(is_doubted).collect())
+        })
+    }
+
+    fn trust(&self, tube: Name) -> BoxFuture<'_, Result<(), StoreDown>> {
+        Box::pin(async move {
+            let args = vec![tube.as_bytes().to_vec()];
+            match self.call(&TRUST, vec![self.key("whole")], args).await? {
+                Reply::Int(_) => Ok(()),
+                _ => Err(strange()),
+            }
         })
     }
 

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep};
 
 use super::Shared;
-use super::link::{Access, Outage, RedisClock, Reply};
+use super::link::{Access, Outage, Reading, RedisClock, Reply};
 use super::machine::{Command, Machine, Now, unsaid};
 use super::wire::Encoder;
 use crate::dedup::{Answer, Ask, Claims};
@@ -76,7 +76,7 @@ impl RedisEnd {
             } = self.flights.remove(at);
             let now = Now {
                 at: Instant::now(),
-                wall: clock.now(),
+                wall: clock.read().earliest,
             };
             match result {
                 Ok(replies) => {
@@ -113,7 +113,7 @@ impl RedisEnd {
                     take(all)
                 };
                 let clock = up.clock();
-                let pipeline = self.encode(&commands, clock.now());
+                let pipeline = self.encode(&commands, clock.read());
                 self.flights.push(Flight {
                     commands,
                     clock,
@@ -139,7 +139,7 @@ impl RedisEnd {
         }
     }
 
-    fn encode(&self, commands: &[Command], now: u64) -> Pipeline {
+    fn encode(&self, commands: &[Command], now: Reading) -> Pipeline {
         let get = self.store.link.takes_get.load(Ordering::Relaxed);
         let mut pipeline = Pipeline::with_capacity(commands.len());
         for command in commands {

@@ -116,15 +116,33 @@ pub(super) struct Up {
 /// The clock of Redis. It follows our monotonic clock, so that no step of a wall clock ends a claim.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RedisClock {
-    then: u64,
+    /// What it said, in microseconds.
+    said: u64,
+    /// When the answer was here.
     at: Instant,
+    /// How long before that it may have been read.
+    age: Duration,
+}
+
+/// What the clock of Redis shows, in milliseconds: it lies between the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reading {
+    pub(super) earliest: u64,
+    pub(super) latest: u64,
 }
 
 impl RedisClock {
-    /// Its time in milliseconds.
-    pub(super) fn now(self) -> u64 {
-        let passed = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.then.saturating_add(passed)
+    pub(super) fn read(self) -> Reading {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let passed = self.at.elapsed();
+        Reading {
+            earliest: self.said.saturating_add(micros(passed)) / 1000,
+            latest: self
+                .said
+                .saturating_add(micros(passed + self.age))
+                .saturating_add(1)
+                .div_ceil(1000),
+        }
     }
 }
 
@@ -344,10 +362,11 @@ impl Link {
         })
     }
 
-    /// Reads the clock of Redis. It is taken to be that of the end of the exchange, so that what we read is behind it and never ahead:
-    /// nothing starts early, and no lease of others is thought to have ended that has not.
+    /// Reads the clock of Redis. When in the exchange it was read is not known, so a reading is two: who waits for a time goes by the
+    /// earliest, who sets one by the latest. Nothing starts early, and no lease of others is thought to have ended that has not.
     async fn clock(&self, conn: &mut Conn) -> Result<RedisClock, RedisFault> {
         let command = redis::cmd("TIME");
+        let asked = Instant::now();
         let answer = match conn {
             Conn::Node(conn) => conn.req_packed_command(&command).await,
             Conn::Cluster(conn) => conn.req_packed_command(&command).await,
@@ -357,8 +376,9 @@ impl Link {
             .and_then(|value| Ok(redis::from_redis_value(value.extract_error()?)?))
             .map_err(|error| self.fault(&error))?;
         Ok(RedisClock {
-            then: seconds.saturating_mul(1000) + micros / 1000,
+            said: seconds.saturating_mul(1_000_000).saturating_add(micros),
             at,
+            age: at.saturating_duration_since(asked),
         })
     }
 
@@ -445,12 +465,12 @@ impl Link {
     /// The same for who can wait for a connection.
     pub(super) async fn request(
         self: &Arc<Self>,
-        build: impl FnOnce(u64) -> Pipeline + Send,
+        build: impl FnOnce(Reading) -> Pipeline + Send,
     ) -> Result<Vec<Reply>, Outage> {
         loop {
             match self.access() {
                 Access::Up(up) => {
-                    let pipeline = build(up.clock.now());
+                    let pipeline = build(up.clock.read());
                     return self.send(up, pipeline).await;
                 }
                 Access::Wait => self.settled().await,

@@ -112,6 +112,8 @@ pub(super) struct Now {
 pub(super) struct Purpose {
     pub(super) lease: Duration,
     pub(super) keep: Duration,
+    /// Names have generations; they share a key.
+    pub(super) names: bool,
     /// Several copies of a message may be about: they are kept from starting while a dead letter is written.
     pub(super) replicas: bool,
 }
@@ -393,7 +395,12 @@ impl Machine {
         };
         let seq = claim.seq;
         let look = LOOKS.get(usize::from(claim.looks)).copied();
-        let verdict = match claimed(&value, &owner(&self.nonce, seq), now.wall) {
+        let generation = if self.purpose.names {
+            id.generation()
+        } else {
+            0
+        };
+        let verdict = match claimed(&value, generation, &owner(&self.nonce, seq), now.wall) {
             Claimed::Mine { attempt } => return self.granted(id, attempt, now.at, out),
             Claimed::Take { attempt } if look.is_some() => {
                 claim.attempt = attempt;

@@ -12,10 +12,9 @@ use super::dead_index::RedisDeadIndex;
 use super::link::{Outage, Reply};
 use super::value::{Change, marked};
 use super::wire::{EXTEND, GO_LOCK, GO_LOCK_MS, KeyForm, Keys, Lua, SWAP, millis};
-use crate::dedup::{
-    DeadIndex, GoLock, GoLocked, GoLocks, Mark, MarkWhat, Marked, Marks, StoreDown,
-};
+use crate::dedup::{DeadIndex, GoLock, GoLocked, GoLocks, Mark, MarkWhat, Marks, StoreDown, Told};
 use crate::engine::BoxFuture;
+use crate::message::Id;
 
 /// How often a mark may be overtaken. A key changes a few times in the life of a task.
 const ROUNDS: u32 = 12;
@@ -39,7 +38,7 @@ impl RedisMarks {
         Self { store, go_tubes }
     }
 
-    async fn mark_all(&self, marks: Vec<Mark>) -> Vec<Result<Marked, StoreDown>> {
+    async fn mark_all(&self, marks: Vec<Mark>) -> Vec<Result<Told, StoreDown>> {
         let mut open: Vec<Open> = marks.into_iter().map(|mark| self.begin(mark)).collect();
         let mut whole = false;
         for _ in 0..ROUNDS {
@@ -51,6 +50,7 @@ impl RedisMarks {
             }
             let swap = std::mem::take(&mut whole);
             let request = self.store.link.request(|now| {
+                let now = now.earliest;
                 let mut pipeline = Pipeline::with_capacity(asked.len());
                 for &at in &asked {
                     open[at].send(now, swap, &mut pipeline);
@@ -87,9 +87,12 @@ impl RedisMarks {
         } else {
             (KeyForm::Native, 1)
         };
-        let key = Keys::new(&self.store.prefix, &mark.tube, form).of(mark.id);
+        let keys = Keys::new(&self.store.prefix, &mark.tube, form);
         Open {
-            key,
+            key: keys.of(mark.id),
+            generation: keys.generation(mark.id),
+            id: mark.id,
+            keys,
             // A name is rarely used twice: the first guess is that nothing is there.
             known: match mark.what {
                 MarkWhat::Announce { .. } => Known::Nothing,
@@ -122,7 +125,10 @@ impl Known {
 
 /// A mark that is being set.
 struct Open {
+    keys: Keys,
     key: Vec<u8>,
+    id: Id,
+    generation: u16,
     what: MarkWhat,
     /// In milliseconds.
     keep: u64,
@@ -131,8 +137,8 @@ struct Open {
     /// What stands there, as far as known.
     known: Known,
     /// What will be the answer if nobody was faster.
-    tried: Option<Marked>,
-    answer: Option<Result<Marked, StoreDown>>,
+    tried: Option<Told>,
+    answer: Option<Result<Told, StoreDown>>,
 }
 
 impl Open {
@@ -141,8 +147,8 @@ impl Open {
         let decided = match self.known {
             Known::Unread => Change::None,
             Known::Nothing | Known::Value(_) => {
-                let (answer, change) = marked(&self.what, self.known.value(), now);
-                self.tried = Some(answer);
+                let (told, change) = self.decide(self.known.value(), now);
+                self.tried = Some(told);
                 change
             }
         };
@@ -179,10 +185,16 @@ impl Open {
 
     /// This stands there now. A mark that changes nothing is answered by that.
     fn found(&mut self, known: Known) {
-        if let (answer, Change::None) = marked(&self.what, known.value(), self.now) {
-            self.answer = Some(Ok(answer));
+        if let (told, Change::None) = self.decide(known.value(), self.now) {
+            self.answer = Some(Ok(told));
         }
         self.known = known;
+    }
+
+    fn decide(&self, value: Option<&[u8]>, now: u64) -> (Told, Change) {
+        let (marked, change, generation) = marked(&self.what, self.generation, value, now);
+        let id = self.keys.in_generation(self.id, generation);
+        (Told { marked, id }, change)
     }
 }
 
@@ -251,7 +263,7 @@ pub(super) struct Call {
 }
 
 impl Marks for RedisMarks {
-    fn mark(&self, marks: Vec<Mark>) -> BoxFuture<'_, Vec<Result<Marked, StoreDown>>> {
+    fn mark(&self, marks: Vec<Mark>) -> BoxFuture<'_, Vec<Result<Told, StoreDown>>> {
         Box::pin(self.mark_all(marks))
     }
 

@@ -98,6 +98,7 @@ impl RedisStore {
         let purpose = Purpose {
             lease: self.0.lease,
             keep: Duration::from_millis(keep),
+            names: scope.form == KeyForm::Native,
             replicas: scope.replicas,
         };
         let machine = Machine::new(purpose, nonce);

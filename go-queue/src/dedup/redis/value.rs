@@ -6,7 +6,7 @@
 //! | `W:<attempt>:<owner>:<not before>` | free, not before this time; `owner` wrote it |
 //! | `Z:<attempt>:<owner>:<until>` | given up; its dead letter is being written |
 //! | `X:<attempt>` | its dead letter is kept |
-//! | `D` | done |
+//! | `D`, or `D:<until>` | done; as far as names go, until then |
 //! | `V` | revoked |
 //! | `P:<token>` | announced: about to be stored by the producer with this token |
 //! | `S:<place>` | stored |
@@ -14,6 +14,9 @@
 //! | `gq-` and 13 letters and digits | the same lock in our hands: the task waits in a private tube |
 //!
 //! Times are milliseconds since 1970 by the clock of Redis.
+//!
+//! All generations of a name share one key: `<generation>~` stands before the value of one that is not the first. A copy of an
+//! earlier generation was revoked; a value of an earlier generation says nothing of a later one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +28,61 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// While a dead letter is written, replicas ask again after this time.
 const DYING_AGAIN: Duration = Duration::from_secs(2);
+
+/// What stands under a key: a value, and of which generation of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standing<'a> {
+    pub(super) generation: u16,
+    pub(super) value: Value<'a>,
+}
+
+impl<'a> Standing<'a> {
+    /// Reads it; never fails.
+    pub(super) fn read(bytes: &'a [u8]) -> Self {
+        let digits = bytes
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .count();
+        let generation = std::str::from_utf8(&bytes[..digits]).ok();
+        match (
+            generation.and_then(|text| text.parse().ok()),
+            bytes.get(digits),
+        ) {
+            (Some(generation), Some(b'~')) => Self {
+                generation,
+                value: Value::read(&bytes[digits + 1..]),
+            },
+            _ => Self {
+                generation: 0,
+                value: Value::read(bytes),
+            },
+        }
+    }
+
+    /// As it is stored.
+    pub(super) fn to_vec(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64);
+        if self.generation > 0 {
+            digits(u64::from(self.generation), &mut out);
+            out.push(b'~');
+        }
+        self.value.write(&mut out);
+        out
+    }
+
+    /// What it says to this generation. `None`: nothing, it is of an earlier one.
+    fn seen_by(self, generation: u16) -> Option<Value<'a>> {
+        if self.is_after(generation) {
+            return Some(Value::Revoked);
+        }
+        (self.generation == generation).then_some(self.value)
+    }
+
+    /// Whether the name was revoked and sent anew since that generation; counted around.
+    fn is_after(&self, generation: u16) -> bool {
+        (1..0x8000).contains(&self.generation.wrapping_sub(generation))
+    }
+}
 
 /// A value, read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +105,9 @@ pub(super) enum Value<'a> {
     Dead {
         attempt: u32,
     },
-    Done,
+    Done {
+        until: Option<u64>,
+    },
     Revoked,
     Announced {
         token: u64,
@@ -64,7 +124,7 @@ pub(super) enum Value<'a> {
 
 impl<'a> Value<'a> {
     /// Reads a value; never fails.
-    pub(super) fn read(bytes: &'a [u8]) -> Self {
+    fn read(bytes: &'a [u8]) -> Self {
         Self::parse(bytes).unwrap_or_else(|| {
             if bytes.len() == 16 && bytes.iter().all(u8::is_ascii_alphanumeric) {
                 Self::GoLock
@@ -78,7 +138,7 @@ impl<'a> Value<'a> {
 
     fn parse(bytes: &'a [u8]) -> Option<Self> {
         match bytes {
-            b"D" => return Some(Self::Done),
+            b"D" => return Some(Self::Done { until: None }),
             b"V" => return Some(Self::Revoked),
             _ => {}
         }
@@ -89,6 +149,12 @@ impl<'a> Value<'a> {
                 return rest.parse().ok().map(|token| Self::Announced { token });
             }
             "S" => return Some(Self::Stored { place: rest }),
+            "D" => {
+                return rest
+                    .parse()
+                    .ok()
+                    .map(|until| Self::Done { until: Some(until) });
+            }
             "X" => {
                 return rest.parse().ok().map(|attempt| Self::Dead { attempt });
             }
@@ -122,7 +188,7 @@ impl<'a> Value<'a> {
     }
 
     /// Appends it as it is stored.
-    pub(super) fn write(self, out: &mut Vec<u8>) {
+    fn write(self, out: &mut Vec<u8>) {
         let (kind, attempt, owner, time) = match self {
             Self::Running {
                 attempt,
@@ -143,7 +209,14 @@ impl<'a> Value<'a> {
                 out.extend_from_slice(b"X:");
                 return digits(u64::from(attempt), out);
             }
-            Self::Done => return out.push(b'D'),
+            Self::Done { until } => {
+                out.push(b'D');
+                if let Some(until) = until {
+                    out.push(b':');
+                    digits(until, out);
+                }
+                return;
+            }
             Self::Revoked => return out.push(b'V'),
             Self::Announced { token } => {
                 out.extend_from_slice(b"P:");
@@ -162,13 +235,6 @@ impl<'a> Value<'a> {
         out.extend_from_slice(owner.as_bytes());
         out.push(b':');
         digits(time, out);
-    }
-
-    /// As it is stored, in a buffer of its own.
-    pub(super) fn to_vec(self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64);
-        self.write(&mut out);
-        out
     }
 }
 
@@ -211,10 +277,13 @@ pub(super) enum Claimed {
     Wait { rest: Duration },
 }
 
-/// May a run with this owner token start?
-pub(super) fn claimed(value: &[u8], me: &str, now: u64) -> Claimed {
+/// May a run of this generation with this owner token start?
+pub(super) fn claimed(value: &[u8], generation: u16, me: &str, now: u64) -> Claimed {
     let rest = |until: u64| Duration::from_millis(until.saturating_sub(now));
-    match Value::read(value) {
+    let Some(value) = Standing::read(value).seen_by(generation) else {
+        return Claimed::Take { attempt: 1 };
+    };
+    match value {
         Value::Running { owner, attempt, .. } if owner == me => Claimed::Mine { attempt },
         Value::Running { attempt, until, .. } if until <= now => Claimed::Take {
             attempt: attempt.saturating_add(1),
@@ -241,7 +310,7 @@ pub(super) fn claimed(value: &[u8], me: &str, now: u64) -> Claimed {
             rest: rest(until).min(DYING_AGAIN),
         },
         Value::Announced { .. } | Value::Stored { .. } => Claimed::Take { attempt: 1 },
-        Value::Done | Value::Dead { .. } | Value::Revoked | Value::GoLock | Value::Taken => {
+        Value::Done { .. } | Value::Dead { .. } | Value::Revoked | Value::GoLock | Value::Taken => {
             Claimed::Done
         }
         // Written by a version that knows more: dropping the replica could lose the task.
@@ -257,13 +326,52 @@ pub(super) enum Change {
     Remove,
 }
 
-/// What a mark does to a value, and what its setter is told.
-pub(super) fn marked(what: &MarkWhat, value: Option<&[u8]>, now: u64) -> (Marked, Change) {
-    let value = value.map(Value::read);
+/// What a mark of a task of this generation does to a value, what its setter is told, and of which generation.
+pub(super) fn marked(
+    what: &MarkWhat,
+    mut generation: u16,
+    value: Option<&[u8]>,
+    now: u64,
+) -> (Marked, Change, u16) {
+    let standing = value.map(Standing::read);
+    if let (MarkWhat::Announce { .. }, Some(standing)) = (what, standing) {
+        // Who sends a name means the task that has it now, or the next one.
+        generation = standing.generation;
+        let over = match standing.value {
+            Value::Revoked => true,
+            Value::Done { until } => until.is_some_and(|until| until <= now),
+            _ => false,
+        };
+        if over {
+            generation = generation.wrapping_add(1);
+        }
+    }
+    if standing.is_some_and(|standing| standing.is_after(generation)) {
+        return (Marked::Revoked, Change::None, generation);
+    }
+    let value = standing.and_then(|standing| standing.seen_by(generation));
+    let (marked, change) = changed(what, generation, value, now);
+    (marked, change, generation)
+}
+
+fn changed(
+    what: &MarkWhat,
+    generation: u16,
+    value: Option<Value<'_>>,
+    now: u64,
+) -> (Marked, Change) {
     // A lease that has ended is no run: its job comes again, and finds what is marked here.
     let runs = matches!(value, Some(Value::Running { until, .. }) if until > now);
     let refused = || (refusal(value, now), Change::None);
-    let write = |value: Value<'_>| (Marked::Set, Change::Write(value.to_vec()));
+    let write = |value: Value<'_>| {
+        let standing = Standing { generation, value };
+        (Marked::Set, Change::Write(standing.to_vec()))
+    };
+    // That the generations before were revoked is known for as long as this key is there.
+    let forget = || match generation {
+        0 => (Marked::Set, Change::Remove),
+        _ => write(Value::Announced { token: 0 }),
+    };
     match what {
         MarkWhat::Announce { token } => match value {
             None | Some(Value::Announced { .. } | Value::Revoked) => {
@@ -278,9 +386,17 @@ pub(super) fn marked(what: &MarkWhat, value: Option<&[u8]>, now: u64) -> (Marked
             _ => refused(),
         },
         MarkWhat::Withdraw { token } => match value {
-            Some(Value::Announced { token: found }) if found == *token => {
-                (Marked::Set, Change::Remove)
-            }
+            Some(Value::Announced { token: found }) if found == *token => match generation {
+                0 => (Marked::Set, Change::Remove),
+                // The generation before was revoked, and still is.
+                _ => {
+                    let standing = Standing {
+                        generation: generation.wrapping_sub(1),
+                        value: Value::Revoked,
+                    };
+                    (Marked::Set, Change::Write(standing.to_vec()))
+                }
+            },
             None => (Marked::Set, Change::None),
             _ => refused(),
         },
@@ -307,21 +423,24 @@ pub(super) fn marked(what: &MarkWhat, value: Option<&[u8]>, now: u64) -> (Marked
             })
         }
         MarkWhat::Dead { attempts } => match value {
-            Some(Value::Done | Value::GoLock | Value::Taken | Value::Unknown) => refused(),
-            Some(Value::Running { .. }) if runs => refused(),
-            _ => write(Value::Dead { attempt: *attempts }),
+            None | Some(Value::Dying { .. } | Value::Dead { .. }) => {
+                write(Value::Dead { attempt: *attempts })
+            }
+            _ => refused(),
         },
         MarkWhat::Replay => match value {
-            Some(Value::Dead { .. } | Value::Dying { .. } | Value::Revoked) => {
-                (Marked::Set, Change::Remove)
+            // Who is late to say that it is dead finds that it is not any more.
+            None | Some(Value::Dead { .. } | Value::Dying { .. } | Value::Revoked) => {
+                write(Value::Announced { token: 0 })
             }
-            None => (Marked::Set, Change::None),
+            _ => refused(),
+        },
+        MarkWhat::Purge => match value {
+            None | Some(Value::Dead { .. } | Value::Dying { .. }) => write(Value::Revoked),
             _ => refused(),
         },
         MarkWhat::Forget => match value {
-            Some(Value::Revoked | Value::Waiting { attempt: 0, .. }) => {
-                (Marked::Set, Change::Remove)
-            }
+            Some(Value::Revoked | Value::Waiting { attempt: 0, .. }) => forget(),
             None => (Marked::Set, Change::None),
             _ => refused(),
         },
@@ -337,220 +456,13 @@ fn refusal(value: Option<Value<'_>>, now: u64) -> Marked {
         )
         | None => Marked::Stored(None),
         Some(Value::Stored { place }) => Marked::Stored(Some(Arc::from(place))),
-        Some(Value::Dying { .. } | Value::Dead { .. }) => Marked::Dead,
+        Some(Value::Dying { .. }) => Marked::Dying,
+        Some(Value::Dead { .. }) => Marked::Dead,
         Some(Value::Revoked) => Marked::Revoked,
         // A lock of a Go worker outlives its run by most of an hour; whether it still runs cannot be told.
-        Some(Value::Done | Value::GoLock | Value::Unknown) => Marked::Done,
+        Some(Value::Done { .. } | Value::GoLock | Value::Unknown) => Marked::Done,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::time::WallTime;
-
-    const NOW: u64 = 1_800_000_000_000;
-
-    #[test]
-    fn values_are_read_as_they_are_written() {
-        let values = [
-            Value::Running {
-                attempt: 3,
-                owner: "a-1",
-                until: NOW,
-            },
-            Value::Waiting {
-                attempt: 0,
-                owner: "-",
-                not_before: 7,
-            },
-            Value::Dying {
-                attempt: u32::MAX,
-                owner: "b",
-                until: u64::MAX,
-            },
-            Value::Dead { attempt: 9 },
-            Value::Done,
-            Value::Revoked,
-            Value::Announced { token: 12 },
-            Value::Stored {
-                place: "10.0.0.1:11300/17,b:2/3",
-            },
-        ];
-        for value in values {
-            assert_eq!(Value::read(&value.to_vec()), value);
-        }
-    }
-
-    #[test]
-    fn the_lock_of_a_go_worker_is_told_from_what_is_unknown() {
-        assert_eq!(Value::read(b"wGfNigJUK7NKQINV"), Value::GoLock);
-        assert_eq!(Value::read(&GoLock::new_claim()), Value::Taken);
-        let (said, change) = marked(&MarkWhat::Revoke, Some(&GoLock::new_claim()), NOW);
-        assert_eq!((said, change), (Marked::Stored(None), Change::None));
-        for strange in [
-            &b""[..],
-            b"wGfNigJUK7NKQIN",
-            b"wGfNigJUK7NKQIN:",
-            b"R:1:x",
-            b"R:1:x:1:2",
-            b"R:-1:x:3",
-            b"Q:1:x:3",
-        ] {
-            assert_eq!(Value::read(strange), Value::Unknown, "{strange:?}");
-        }
-    }
-
-    #[test]
-    fn who_asks_learns_what_the_value_means() {
-        for (value, want) in [
-            ("R:2:me:5", Claimed::Mine { attempt: 2 }),
-            ("R:2:you:1800000000000", Claimed::Take { attempt: 3 }),
-            (
-                "R:2:you:1800000001000",
-                Claimed::Running {
-                    rest: Duration::from_secs(1),
-                },
-            ),
-            (
-                "R:2:you:1800000060000",
-                Claimed::Running { rest: ASK_AGAIN },
-            ),
-            ("W:2:you:1799999999999", Claimed::Take { attempt: 3 }),
-            (
-                "W:0:-:1800000060000",
-                Claimed::Wait {
-                    rest: Duration::from_secs(60),
-                },
-            ),
-            ("Z:8:you:1800000060000", Claimed::Wait { rest: DYING_AGAIN }),
-            ("Z:8:you:1799999999999", Claimed::Take { attempt: 9 }),
-            ("P:7", Claimed::Take { attempt: 1 }),
-            ("S:a/1", Claimed::Take { attempt: 1 }),
-            ("D", Claimed::Done),
-            ("X:9", Claimed::Done),
-            ("V", Claimed::Done),
-            ("wGfNigJUK7NKQINV", Claimed::Done),
-            ("something of next year", Claimed::Wait { rest: ASK_AGAIN }),
-        ] {
-            assert_eq!(claimed(value.as_bytes(), "me", NOW), want, "{value}");
-        }
-    }
-
-    #[track_caller]
-    fn mark(what: &MarkWhat, value: &str, marked_as: &Marked, becomes: &str) {
-        let found = (!value.is_empty()).then_some(value.as_bytes());
-        let (answer, change) = marked(what, found, NOW);
-        assert_eq!(&answer, marked_as, "{what:?} on {value:?}");
-        let after = match &change {
-            Change::None => value,
-            Change::Remove => "",
-            Change::Write(new) => std::str::from_utf8(new).unwrap(),
-        };
-        assert_eq!(after, becomes, "{what:?} on {value:?}");
-    }
-
-    const RUNS: &str = "R:1:a:1800000000001";
-    const OVER: &str = "R:1:a:1800000000000";
-
-    #[test]
-    fn a_named_task_is_announced_unless_it_is_known() {
-        let announce = || MarkWhat::Announce { token: 5 };
-        for free in ["", "P:4", "V"] {
-            mark(&announce(), free, &Marked::Set, "P:5");
-        }
-        mark(
-            &announce(),
-            "S:a/1",
-            &Marked::Stored(Some("a/1".into())),
-            "S:a/1",
-        );
-        mark(&announce(), RUNS, &Marked::Running, RUNS);
-        mark(&announce(), OVER, &Marked::Stored(None), OVER);
-        mark(&announce(), "W:1:a:5", &Marked::Stored(None), "W:1:a:5");
-        mark(&announce(), "D", &Marked::Done, "D");
-        mark(&announce(), "X:3", &Marked::Dead, "X:3");
-        let stored = || MarkWhat::Stored {
-            place: "b/2".into(),
-        };
-        mark(&stored(), "P:5", &Marked::Set, "S:b/2");
-        mark(&stored(), RUNS, &Marked::Running, RUNS);
-        mark(&stored(), "D", &Marked::Done, "D");
-        mark(&stored(), "V", &Marked::Revoked, "V");
-        mark(&MarkWhat::Withdraw { token: 5 }, "P:5", &Marked::Set, "");
-        mark(
-            &MarkWhat::Withdraw { token: 5 },
-            "P:6",
-            &Marked::Stored(None),
-            "P:6",
-        );
-    }
-
-    #[test]
-    fn a_task_is_revoked_unless_it_runs_or_has_run() {
-        for free in ["", "P:4", "S:a", "W:2:a:5", OVER] {
-            mark(&MarkWhat::Revoke, free, &Marked::Set, "V");
-        }
-        mark(&MarkWhat::Revoke, RUNS, &Marked::Running, RUNS);
-        mark(&MarkWhat::Revoke, "D", &Marked::Done, "D");
-        mark(&MarkWhat::Revoke, "Z:1:a:5", &Marked::Dead, "Z:1:a:5");
-        mark(&MarkWhat::Revoke, "V", &Marked::Revoked, "V");
-        mark(
-            &MarkWhat::Revoke,
-            "wGfNigJUK7NKQINV",
-            &Marked::Done,
-            "wGfNigJUK7NKQINV",
-        );
-        mark(&MarkWhat::Forget, "V", &Marked::Set, "");
-        mark(&MarkWhat::Forget, "W:0:-:9", &Marked::Set, "");
-        mark(
-            &MarkWhat::Forget,
-            "W:1:a:9",
-            &Marked::Stored(None),
-            "W:1:a:9",
-        );
-    }
-
-    #[test]
-    fn a_moved_task_waits_for_its_new_time_and_keeps_its_count() {
-        let later = || MarkWhat::NotBefore {
-            due: WallTime::from_nanos(1_900_000_000_000_000_001),
-        };
-        mark(&later(), "S:a", &Marked::Set, "W:0:-:1900000000001");
-        mark(&later(), "W:4:a:5", &Marked::Set, "W:4:-:1900000000001");
-        mark(&later(), OVER, &Marked::Set, "W:1:-:1900000000001");
-        mark(&later(), RUNS, &Marked::Running, RUNS);
-        mark(&later(), "V", &Marked::Revoked, "V");
-    }
-
-    #[test]
-    fn a_dead_letter_is_kept_first_and_replayed_once() {
-        let dead = || MarkWhat::Dead { attempts: 9 };
-        for given_up in ["Z:9:a:5", "", "W:9:a:5", OVER, "X:9"] {
-            mark(&dead(), given_up, &Marked::Set, "X:9");
-        }
-        mark(&dead(), RUNS, &Marked::Running, RUNS);
-        mark(&dead(), "D", &Marked::Done, "D");
-        mark(&MarkWhat::Replay, "X:9", &Marked::Set, "");
-        mark(&MarkWhat::Replay, "Z:9:a:5", &Marked::Set, "");
-        mark(&MarkWhat::Replay, "", &Marked::Set, "");
-        mark(&MarkWhat::Replay, RUNS, &Marked::Running, RUNS);
-        mark(&MarkWhat::Replay, "D", &Marked::Done, "D");
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..64), now: u64) {
-            let _ = claimed(&bytes, "me", now);
-        }
-
-        #[test]
-        fn numbers_are_written_as_they_are_formatted(number: u64) {
-            let mut out = Vec::new();
-            digits(number, &mut out);
-            prop_assert_eq!(out, number.to_string().into_bytes());
-        }
-    }
-}
+mod tests;

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use redis::{Cmd, Pipeline};
 
+use super::link::Reading;
 use super::machine::{Command, End, Step};
-use super::value::{Value, owner};
+use super::value::{Standing, Value, owner};
 use crate::message::Id;
 
 /// How long the Go library keeps its locks in milliseconds. Whatever replaces a lock lives at least as long.
@@ -15,7 +16,7 @@ pub(super) const GO_LOCK_MS: u64 = 3_600_500;
 /// How the key of a task is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KeyForm {
-    /// `<prefix>:<scope>:<id as 32 hex digits>`.
+    /// `<prefix>:<scope>:<id as 32 hex digits>`; all generations of a name have one.
     #[default]
     Native,
     /// The id as 32 hex digits and nothing else: the MD5 of the job, as workers of the Go library make it.
@@ -26,6 +27,7 @@ pub enum KeyForm {
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
     head: Vec<u8>,
+    form: KeyForm,
 }
 
 impl Keys {
@@ -34,10 +36,27 @@ impl Keys {
             KeyForm::Native => format!("{prefix}:{scope}:").into_bytes(),
             KeyForm::GoQueue => Vec::new(),
         };
-        Self { head }
+        Self { head, form }
+    }
+
+    /// The generation of a task, among those that share its key.
+    pub(super) fn generation(&self, id: Id) -> u16 {
+        match self.form {
+            KeyForm::Native => id.generation(),
+            KeyForm::GoQueue => 0,
+        }
+    }
+
+    /// The id of the task of this generation that shares the key of this one.
+    pub(super) fn in_generation(&self, id: Id, generation: u16) -> Id {
+        match self.form {
+            KeyForm::Native => id.in_generation(generation),
+            KeyForm::GoQueue => id,
+        }
     }
 
     pub(super) fn of(&self, id: Id) -> Vec<u8> {
+        let id = self.in_generation(id, 0);
         let mut key = Vec::with_capacity(self.head.len() + 32);
         key.extend_from_slice(&self.head);
         for byte in id.0.to_be_bytes() {
@@ -82,21 +101,41 @@ return v",
 
 /// Replaces exactly this value. Arguments: the old value (empty: none), the new one (empty: none), milliseconds. Answers 1, or
 /// what is there instead.
+///
+/// What says that earlier generations of a name were revoked, here and in the next two, lives as long as was said once.
 pub(super) static SWAP: Lua = Lua {
-    hash: "bed51cc3307d5d8b705ef8585501de0c27ad841c",
+    hash: "4c34f2d10bba37ab46389d0e18ee89144fdaabd8",
     text: "local v = redis.call('GET', KEYS[1]) or ''
 if v ~= ARGV[1] then return v end
-if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1]) return 1 end
+local px = tonumber(ARGV[3])
+if string.find(ARGV[2], '^%d+~') then px = math.max(px, redis.call('PTTL', KEYS[1])) end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', px)
 return 1",
 };
 
 /// Replaces what this owner wrote, or nothing at all. Arguments: the owner between colons, the new value (empty: none),
 /// milliseconds. Answers 1, or what is there instead.
 static SETTLE: Lua = Lua {
-    hash: "cccab17ab473d670d814aac0addd4b8f3e0ae93b",
+    hash: "24125c9d8a02c64d6add1973158ac706a0311814",
     text: "local v = redis.call('GET', KEYS[1])
 if v and not string.find(v, ARGV[1], 1, true) then return v end
-if ARGV[2] ~= '' then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) elseif v then redis.call('DEL', KEYS[1]) end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1]) return 1 end
+local px = tonumber(ARGV[3])
+if string.find(ARGV[2], '^%d+~') then px = math.max(px, redis.call('PTTL', KEYS[1])) end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', px)
+return 1",
+};
+
+/// That a named task is done, unless its name was sent anew since. Arguments: the generation, the value, milliseconds.
+static DONE: Lua = Lua {
+    hash: "e32cb18c6b6a5a243ffc781fdee728d249f22bc0",
+    text: "local v = redis.call('GET', KEYS[1])
+local newer = v and ((tonumber(string.match(v, '^(%d+)~')) or 0) - ARGV[1]) % 65536
+if newer and newer > 0 and newer < 32768 then return v end
+local px = tonumber(ARGV[3])
+if string.find(ARGV[2], '^%d+~') then px = math.max(px, redis.call('PTTL', KEYS[1])) end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', px)
 return 1",
 };
 
@@ -142,17 +181,22 @@ pub(super) fn millis(time: Duration) -> u64 {
 
 impl Encoder {
     /// Appends a command as it goes out at `now`, by the clock of Redis.
-    pub(super) fn encode(&self, command: &Command, now: u64, get: bool, to: &mut Pipeline) {
+    pub(super) fn encode(&self, command: &Command, now: Reading, get: bool, to: &mut Pipeline) {
         let key = self.keys.of(command.id);
+        let generation = self.keys.generation(command.id);
+        let stored = |value| Standing { generation, value }.to_vec();
+        let Reading {
+            earliest: now,
+            latest,
+        } = now;
         let owner = owner(&self.nonce, command.seq);
         let until = now.saturating_add(millis(self.lease));
         let running = |attempt| {
-            Value::Running {
+            stored(Value::Running {
                 attempt,
                 owner: &owner,
                 until,
-            }
-            .to_vec()
+            })
         };
         let cmd = match &command.step {
             Step::Acquire if get => {
@@ -172,6 +216,13 @@ impl Encoder {
                 cmd
             }
             Step::Renew { attempt } => self.settle(command, key, &owner, &running(*attempt), 0),
+            Step::Done { .. } if command.id.is_named() => {
+                let mut cmd = DONE.call(command.whole, 1);
+                cmd.arg(key).arg(generation);
+                let until = (generation > 0).then(|| latest.saturating_add(self.keep));
+                cmd.arg(stored(Value::Done { until })).arg(self.keep);
+                cmd
+            }
             Step::Done { .. } => {
                 let mut cmd = Cmd::with_capacity(5, key.len() + 64);
                 cmd.arg("SET").arg(key).arg("D").arg("PX").arg(self.keep);
@@ -183,18 +234,19 @@ impl Encoder {
                 let (value, more) = match end {
                     End::Wait { after } => {
                         let after = millis(*after);
-                        // What is free at once is free by every clock: those of two processes differ by milliseconds.
+                        // What is free at once is free by every clock. What waits does so by the latest reading that our clock
+                        // allows, since who asks goes by the earliest of his.
                         let not_before = if after == 0 {
                             0
                         } else {
-                            now.saturating_add(after)
+                            latest.saturating_add(after)
                         };
                         let value = Value::Waiting {
                             attempt,
                             owner: owner_text,
                             not_before,
                         };
-                        (value.to_vec(), after)
+                        (stored(value), after)
                     }
                     End::Dying { within } => {
                         let within = millis(*within);
@@ -203,7 +255,7 @@ impl Encoder {
                             owner: owner_text,
                             until: now.saturating_add(within),
                         };
-                        (value.to_vec(), within)
+                        (stored(value), within)
                     }
                     End::Gone => (Vec::new(), 0),
                 };
@@ -239,7 +291,7 @@ mod tests {
 
     #[test]
     fn scripts_are_known_by_their_digests() {
-        let all = [&ACQUIRE, &SWAP, &SETTLE, &GO_LOCK, &EXTEND];
+        let all = [&ACQUIRE, &SWAP, &SETTLE, &DONE, &GO_LOCK, &EXTEND];
         for script in all.into_iter().chain(dead_index::SCRIPTS) {
             let hash = redis::Script::new(script.text);
             assert_eq!(script.hash, hash.get_hash(), "{}", script.text);

@@ -24,7 +24,7 @@ use super::codec::Answer;
 use super::config::Config;
 use super::letter::{Letter, LetterWriter};
 use super::node::{Ask, Node};
-use super::{ENGINE, Nodes};
+use super::{ENGINE, Nodes, UNFINISHED};
 use crate::dedup::{DeadEntry, DeadIndex, Mark, MarkWhat, Marked, Marks, StoreDown};
 use crate::engine::{BoxFuture, DEFAULT_PRIORITY, DeadLetter, DeadLetters, DeadQuery, EngineError};
 use crate::message::Id;
@@ -250,7 +250,7 @@ impl Shared {
                 what: MarkWhat::Dead {
                     attempts: letter.attempts,
                 },
-                keep: self.config.keep(&letter.tube),
+                keep: self.config.keep(&letter.tube).max(UNFINISHED),
             })
             .collect();
         for round in 0..TOLD {
@@ -328,7 +328,7 @@ impl Shared {
             return Ok(Vec::new());
         }
         let Some(index) = self.index() else {
-            let found = self.walk_all(tube).await?;
+            let (found, _) = self.walk_all(tube).await?;
             return Ok(found
                 .iter()
                 .filter(|found| query.after.is_none_or(|after| found.cursor > after))
@@ -355,32 +355,47 @@ impl Shared {
         Ok(together(shown).await)
     }
 
-    /// An index that lost everything is written anew from the letters themselves.
+    /// An index that lost everything is written anew from the letters themselves, tube by tube.
     async fn restore(
         &self,
         index: &Arc<dyn DeadIndex>,
         tube: Option<&Name>,
     ) -> Result<(), EngineError> {
         let down = |down: StoreDown| away("restore the index of dead letters", down.to_string());
-        if index.count(tube.cloned()).await.map_err(down)? > 0 {
+        let tubes = tube.map_or_else(|| self.seen(), |tube| vec![tube.clone()]);
+        if tubes.is_empty() {
             return Ok(());
         }
-        for found in self.walk_all(tube.cloned()).await? {
-            let record = &found.record;
-            let entry = DeadEntry {
-                tube: record.tube.clone(),
-                id: record.id,
-                place: self.place(&found.copies),
-                died: record.died,
-            };
-            index.put(entry).await.map_err(down)?;
+        for tube in index.doubted(tubes).await.map_err(down)? {
+            let (letters, mut whole) = self.walk_all(Some(tube.clone())).await?;
+            for found in letters {
+                let record = &found.record;
+                // One that is being written is noted by who writes it, or written again.
+                let asked = MarkWhat::Withdraw {
+                    token: fastrand::u64(..),
+                };
+                if self.mark(&tube, record.id, asked).await? == Marked::Dying {
+                    whole = false;
+                    continue;
+                }
+                let entry = DeadEntry {
+                    tube: record.tube.clone(),
+                    id: record.id,
+                    place: self.place(&found.copies),
+                    died: record.died,
+                };
+                index.put(entry).await.map_err(down)?;
+            }
+            if whole {
+                index.trust(tube).await.map_err(down)?;
+            }
         }
         Ok(())
     }
 
     async fn find(&self, cursor: u64) -> Result<Option<Found>, EngineError> {
         let Some(index) = self.index() else {
-            let found = self.walk_all(None).await?;
+            let (found, _) = self.walk_all(None).await?;
             return Ok(found.into_iter().find(|found| found.cursor == cursor));
         };
         match index
@@ -404,7 +419,7 @@ impl Shared {
             keep: self.config.keep(tube),
         };
         match marks.mark(vec![mark]).await.pop() {
-            Some(Ok(marked)) => Ok(marked),
+            Some(Ok(told)) => Ok(told.marked),
             Some(Err(down)) => Err(away("settle a dead letter", down.to_string())),
             None => Err(away("settle a dead letter", "the store did not answer")),
         }
@@ -477,8 +492,7 @@ impl Shared {
             },
         };
         // It may be sent again under its name, but what lies on a node that is away now must not run when that returns.
-        self.mark(&tube, id, MarkWhat::Replay).await?;
-        self.mark(&tube, id, MarkWhat::Revoke).await?;
+        self.mark(&tube, id, MarkWhat::Purge).await?;
         self.remove(cursor, &copies).await
     }
 
@@ -510,7 +524,7 @@ impl Shared {
                     .await
                     .map_err(|down| away("count dead letters", down.to_string()))
             }
-            None => Ok(self.walk_all(tube).await?.len() as u64),
+            None => Ok(self.walk_all(tube).await?.0.len() as u64),
         }
     }
 }

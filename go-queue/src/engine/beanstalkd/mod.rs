@@ -58,6 +58,10 @@ pub use transfer::private_tube;
 /// The name of the engine.
 pub(crate) const ENGINE: &str = "beanstalkd";
 
+/// So long at least a task that is not done is known after its time. A worker that is later may meet a task whose name was sent
+/// anew.
+const UNFINISHED: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// How long a consumer waits at least for an answer that is late: it has nobody who waits with it, and to cut a connection gives back
 /// everything in hand.
 const PATIENCE: Duration = Duration::from_secs(1);

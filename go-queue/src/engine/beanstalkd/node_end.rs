@@ -180,7 +180,8 @@ impl NodeEnd {
 
     fn fail(&mut self, error: &LinkError, desk: &Desk) {
         let why = format!("{}: {error}", self.endpoint);
-        if self.failure.is_none() {
+        // A server that closes what we are leaving anyway is no news.
+        if self.failure.is_none() && !desk.quiet {
             tracing::warn!(node = %self.endpoint, tube = %desk.source.tube, why = %error, "the node cannot be used; trying again");
         }
         if self.failure.as_deref() != Some(why.as_str()) {

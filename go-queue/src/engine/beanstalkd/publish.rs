@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use super::config::Wire;
 use super::copies::{Job, Refusal};
 use super::replicas::{NotPlaced, Placed, Replica};
-use super::{ENGINE, Shared};
+use super::{ENGINE, Shared, UNFINISHED};
 use crate::dedup::{Mark, MarkWhat, Marked, StoreDown};
 use crate::engine::{
     BoxFuture, DEFAULT_PRIORITY, MAX_TASK_LEN, Outgoing, Publish, PublishError, Published,
@@ -41,6 +41,14 @@ struct Parcel {
     /// It was announced under this token.
     announced: Option<u64>,
     wire: Wire,
+}
+
+/// How a name was announced.
+#[derive(Clone, Copy)]
+struct Announced {
+    token: u64,
+    /// The task that has the name.
+    id: Id,
 }
 
 /// A message that is sent under a name another one of the slice has.
@@ -80,13 +88,22 @@ impl Shared {
             if answers[at].is_some() || twins.iter().any(|twin: &Twin| twin.at == at) {
                 continue;
             }
-            match self.pack(out, now, &mut buffer) {
+            let announced = known.get(&at);
+            let packed = match announced.filter(|name| name.id != out.id) {
+                None => self.pack(out, now, &mut buffer),
+                // The name was revoked before: this task is another than the one that had it.
+                Some(&Announced { id, .. }) => {
+                    let out = Outgoing { id, ..out.clone() };
+                    self.pack(&out, now, &mut buffer)
+                }
+            };
+            match packed {
                 Err(error) => answers[at] = Some(Err(error)),
                 Ok((id, job)) => {
                     parcels.push(Parcel {
                         at,
                         id,
-                        announced: known.get(&at).copied(),
+                        announced: announced.map(|name| name.token),
                         wire: self.config.tube(&job.tube).wire,
                     });
                     jobs.push(job);
@@ -265,12 +282,13 @@ impl Shared {
         });
         let marked = store.mark(marks.collect()).await;
         for (row, marked) in left.into_iter().zip(marked) {
+            let marked = marked.map(|told| told.marked);
             gone[row] = matches!(marked, Ok(Marked::Set | Marked::Revoked));
         }
         gone
     }
 
-    /// Announces the named ones and answers those that are there already. The tokens of the announced, by their place in the
+    /// Announces the named ones and answers those that are there already. How the others were announced, by their place in the
     /// slice.
     async fn announce(
         &self,
@@ -278,7 +296,7 @@ impl Shared {
         now: WallTime,
         answers: &mut [Option<Answer>],
         twins: &mut Vec<Twin>,
-    ) -> HashMap<usize, u64> {
+    ) -> HashMap<usize, Announced> {
         let mut first: HashMap<(&str, Id), usize> = HashMap::new();
         let mut asked = Vec::new();
         let mut marks = Vec::new();
@@ -306,14 +324,16 @@ impl Shared {
             return HashMap::new();
         };
         let mut tokens = HashMap::new();
-        for ((at, token), marked) in asked.into_iter().zip(store.mark(marks).await) {
-            let place = match marked {
-                Ok(Marked::Set | Marked::Revoked) => {
-                    tokens.insert(at, token);
+        for ((at, token), told) in asked.into_iter().zip(store.mark(marks).await) {
+            let (id, place) = match told.map(|told| (told.id, told.marked)) {
+                Ok((id, Marked::Set | Marked::Revoked)) => {
+                    tokens.insert(at, Announced { token, id });
                     continue;
                 }
-                Ok(Marked::Stored(place)) => place,
-                Ok(Marked::Running | Marked::Done | Marked::Dead) => None,
+                Ok((id, Marked::Stored(place))) => (id, place),
+                Ok((id, Marked::Running | Marked::Done | Marked::Dying | Marked::Dead)) => {
+                    (id, None)
+                }
                 Err(StoreDown { why }) => {
                     let why = format!(
                         "whether a task with this name is stored is not known, because the dedup store did not answer: {why}"
@@ -323,7 +343,7 @@ impl Shared {
                 }
             };
             answers[at] = Some(Ok(Published {
-                id: slice[at].id,
+                id,
                 existed: true,
                 token: place,
                 partition: 0,
@@ -364,12 +384,15 @@ impl Shared {
         }
     }
 
-    /// A mark that is kept until the task is due and a while longer.
+    /// A mark that is kept until the task is due and a while longer: a task that is not done is known, however late its workers are.
     pub(crate) fn mark(&self, tube: &Name, id: Id, due: WallTime, what: MarkWhat) -> Mark {
         let mut keep = self.config.keep(tube);
         if self.config.tube(tube).wire.is_go_queue() {
             // Go workers run what comes up to half an hour late and is not marked.
             keep = keep.max(go_queue::CLAIM_LIFE);
+        }
+        if !matches!(what, MarkWhat::Revoke) {
+            keep = keep.max(UNFINISHED);
         }
         Mark {
             tube: tube.clone(),

@@ -96,8 +96,8 @@ impl From<AskError> for Stuck {
 enum Look {
     /// There, and in nobody's hands; its body.
     Waits(Bytes),
-    /// In the hands of a worker.
-    Held,
+    /// In the hands of a worker, started or not; its body.
+    Held(Bytes),
     /// Not there, or another task by now.
     Absent,
     /// Its node does not say.
@@ -109,15 +109,27 @@ enum Look {
 struct Found {
     /// Copies in nobody's hands.
     waits: Vec<(Replica, Bytes)>,
-    /// A worker has a copy.
-    held: bool,
+    /// The body of a copy that a worker has.
+    held: Option<Bytes>,
+    /// Copies change hands faster than they can be looked at: workers are at it.
+    restless: bool,
     /// A node does not say.
     silent: Option<AskError>,
 }
 
 impl Found {
     fn is_nothing(&self) -> bool {
-        self.waits.is_empty() && !self.held && self.silent.is_none()
+        self.waits.is_empty() && !self.is_in_hand() && self.silent.is_none()
+    }
+
+    fn is_in_hand(&self) -> bool {
+        self.held.is_some() || self.restless
+    }
+
+    /// The task itself.
+    fn body(&self) -> Option<&Bytes> {
+        let waits = self.waits.first().map(|(_, body)| body);
+        waits.or(self.held.as_ref())
     }
 }
 
@@ -186,9 +198,9 @@ impl Shared {
         let private = private_tube(task.tube()).map_err(|why| Stuck::Never(why.to_string()))?;
         let mark = self.mark(&private, task.id(), due, MarkWhat::Revoke);
         let answer = store.mark(vec![mark]).await.into_iter().next();
-        let marked =
+        let told =
             answer.ok_or_else(|| Stuck::Away("the dedup store said nothing".to_owned()))??;
-        Ok(revoked(&marked))
+        Ok(revoked(&told.marked))
     }
 
     /// The task that the ids of the Go library name: they do not hold its id, its copies do.
@@ -245,7 +257,7 @@ impl Shared {
         if let Some(error) = found.silent {
             return Err(error.into());
         }
-        if found.held {
+        if found.is_in_hand() {
             return Ok(Revoked::Running);
         }
         let mut gone = 0;
@@ -295,12 +307,12 @@ impl Shared {
             }
         }
         let mut found = self.find(task, place.as_deref()).await;
-        if found.waits.is_empty()
+        if found.body().is_none()
             && let Noted::At(Some(moved)) = self.place_of(store, task, pointer(task.id())).await?
         {
             found = self.find(task, Some(&moved)).await;
         }
-        if found.waits.is_empty()
+        if found.body().is_none()
             && let Some(moved) = self.moved.of(task.id())
         {
             // The store has not noted the move; this process has.
@@ -312,14 +324,15 @@ impl Shared {
         if marked != Marked::Set {
             return Ok(rescheduled(&marked));
         }
-        let Some((_, body)) = found.waits.first() else {
+        // Also a copy that a worker has fetched ahead: it has not started, and now meets the mark.
+        let Some(body) = found.body() else {
             self.marked(store, task, due, MarkWhat::Forget).await?;
             return match found {
                 Found {
                     silent: Some(error),
                     ..
                 } => Err(error.into()),
-                Found { held: true, .. } => Ok(Rescheduled::Running),
+                Found { restless: true, .. } => Ok(Rescheduled::Running),
                 _ => Ok(Rescheduled::Unknown),
             };
         };
@@ -357,7 +370,7 @@ impl Shared {
         if let Some(error) = found.silent {
             return Err(error.into());
         }
-        if found.held {
+        if found.is_in_hand() {
             return Ok(Rescheduled::Running);
         }
         let Some((_, body)) = found.waits.first() else {
@@ -468,7 +481,7 @@ impl Shared {
             for (copy, look) in left.into_iter().zip(looks) {
                 match look {
                     Some(Look::Waits(body)) => found.waits.push((copy, body)),
-                    Some(Look::Held) => found.held = true,
+                    Some(Look::Held(body)) => found.held = Some(body),
                     Some(Look::Absent) => {}
                     Some(Look::Silent(error)) => found.silent = Some(error),
                     None => again.push(copy),
@@ -479,8 +492,7 @@ impl Shared {
                 return found;
             }
         }
-        // It changes hands faster than it can be looked at: workers are at it.
-        found.held = true;
+        found.restless = true;
         found
     }
 
@@ -511,7 +523,7 @@ impl Shared {
                     }
                     (Answer::Found { body, .. }, Answer::Stats(stats)) => {
                         match stat(&stats, "state") {
-                            Some("reserved") => Some(Look::Held),
+                            Some("reserved") => Some(Look::Held(body)),
                             _ => Some(Look::Waits(body)),
                         }
                     }
@@ -586,7 +598,9 @@ impl Shared {
         let mark = self.mark(task.tube(), id, due, what);
         let answers = store.mark(vec![mark]).await;
         let answer = answers.into_iter().next();
-        Ok(answer.ok_or_else(|| Stuck::Away("the dedup store said nothing".to_owned()))??)
+        let told =
+            answer.ok_or_else(|| Stuck::Away("the dedup store said nothing".to_owned()))??;
+        Ok(told.marked)
     }
 
     /// Asks the store where the copies under this id are: to take back an announcement that nobody made changes nothing.
@@ -623,7 +637,7 @@ fn revoked(marked: &Marked) -> Revoked {
     match marked {
         Marked::Set | Marked::Stored(_) => Revoked::Revoked,
         Marked::Running => Revoked::Running,
-        Marked::Done | Marked::Dead => Revoked::AlreadyRun,
+        Marked::Done | Marked::Dying | Marked::Dead => Revoked::AlreadyRun,
         Marked::Revoked => Revoked::Unknown,
     }
 }
@@ -632,7 +646,7 @@ fn rescheduled(marked: &Marked) -> Rescheduled {
     match marked {
         Marked::Set | Marked::Stored(_) => Rescheduled::Rescheduled,
         Marked::Running => Rescheduled::Running,
-        Marked::Done | Marked::Dead => Rescheduled::AlreadyRun,
+        Marked::Done | Marked::Dying | Marked::Dead => Rescheduled::AlreadyRun,
         Marked::Revoked => Rescheduled::Unknown,
     }
 }

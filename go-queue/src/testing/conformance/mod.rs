@@ -86,7 +86,7 @@ pub const DROPPING: Name = Name::literal("dropping");
 /// A topic of one partition that keeps about 10,000 bytes.
 pub const SMALL: Name = Name::literal("small");
 
-/// An engine under test: fresh, alone with its store, configured with [`topic_configs`] and [`KEEP`].
+/// An engine under test: fresh, alone with its store, configured with [`topic_configs`] and [`Subject::keep`].
 pub trait Subject: Send + Sync + fmt::Debug {
     /// The engine.
     fn engine(&self) -> Arc<dyn Engine>;
@@ -101,6 +101,11 @@ pub trait Subject: Send + Sync + fmt::Debug {
 
     /// The wall time that due times are measured by.
     fn now(&self) -> WallTime;
+
+    /// How long what is done stays known. Longer where a replica may come late.
+    fn keep(&self) -> Duration {
+        KEEP
+    }
 
     /// Takes all consumers' leases of a place away, as a cut connection would. False if that cannot be done here.
     fn cut(&self, place: &Place) -> bool {

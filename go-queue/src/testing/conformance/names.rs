@@ -1,7 +1,7 @@
 //! What holds for tasks that their producer has named: one name, one task.
 
 use super::tasks::{Bench, SILENCE, TUBE, ids, named};
-use super::{Consumer, KEEP, Subject, publish, task};
+use super::{Consumer, Subject, publish, task};
 use crate::delivery::How;
 use crate::engine::{Outgoing, Published, Revoked, Subscribe, TaskId};
 use crate::message::Id;
@@ -61,7 +61,7 @@ pub async fn a_named_task_is_known_until_keep_is_over(subject: &dyn Subject) {
         .await;
     assert!(send_again(&bench, "a").await.existed, "it is done");
     consumer.nothing(SILENCE).await;
-    tokio::time::sleep(KEEP + seconds(1)).await;
+    tokio::time::sleep(subject.keep() + seconds(1)).await;
     assert!(!send_again(&bench, "a").await.existed, "it is forgotten");
     let again = consumer.take(1).await;
     assert_eq!(

@@ -218,7 +218,10 @@ async fn other_faults_are_told_apart() {
     config.connect_timeout = millis(150);
     let fault = RedisStore::open(config.clone()).unwrap().check().await;
     assert!(matches!(fault, Err(RedisFault::Silent { within, .. }) if within == millis(150)));
-    drop(silent);
+    // Bound and not listening: nobody else can have the port.
+    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let config = RedisConfig::node(nobody.local_addr().unwrap().to_string());
     let fault = RedisStore::open(config).unwrap().check().await;
     assert!(
         matches!(fault, Err(RedisFault::Unreachable { .. })),

@@ -41,7 +41,10 @@ async fn works(store: &RedisStore) {
     let marked = marks
         .mark(vec![revoke(1), revoke(2), revoke(1000), revoke(1001)])
         .await;
-    let marked: Vec<_> = marked.into_iter().map(Result::unwrap).collect();
+    let marked: Vec<_> = marked
+        .into_iter()
+        .map(|told| told.unwrap().marked)
+        .collect();
     assert_eq!(
         marked,
         [Marked::Done, Marked::Running, Marked::Set, Marked::Set]

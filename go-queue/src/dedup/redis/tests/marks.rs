@@ -4,20 +4,95 @@ use std::sync::Arc;
 
 use super::server::{Server, there_is_redis};
 use super::*;
-use crate::dedup::{DeadEntry, GoLock, GoLocked, Mark, MarkWhat, Marked, Marks};
+use crate::dedup::{DeadEntry, GoLock, GoLocked, Mark, MarkWhat, Marked, Marks, Told};
 use crate::name::Name;
 use crate::time::{WallTime, millis};
 
 async fn mark(marks: &Arc<dyn Marks>, id: u128, what: MarkWhat) -> Marked {
+    told(marks, Id(id), what).await.marked
+}
+
+async fn told(marks: &Arc<dyn Marks>, id: Id, what: MarkWhat) -> Told {
     let mark = Mark {
         tube: Name::literal("tube"),
-        id: Id(id),
+        id,
         what,
         keep: HOUR,
     };
     let mut answers = marks.mark(vec![mark]).await;
     assert_eq!(answers.len(), 1);
     answers.pop().unwrap().expect("Redis answers")
+}
+
+#[tokio::test]
+async fn the_next_task_of_a_revoked_name_is_not_taken_for_the_one_before() {
+    if !there_is_redis() {
+        return;
+    }
+    let server = Server::start();
+    let store = store(&server);
+    let marks = store.marks([]);
+    let first = Id::named("tube", b"n");
+    let announce = || MarkWhat::Announce { token: 7 };
+    assert_eq!(told(&marks, first, announce()).await.id, first);
+    assert_eq!(
+        told(&marks, first, MarkWhat::Revoke).await.marked,
+        Marked::Set
+    );
+    let next = told(&marks, first, announce()).await;
+    assert_eq!(next.marked, Marked::Set);
+    assert_eq!(next.id, first.in_generation(1));
+    let mut lane = Lane::new(&store);
+    assert_eq!(
+        lane.claim(first.0).await,
+        Verdict::Done,
+        "a copy that was left"
+    );
+    assert_eq!(lane.claim(next.id.0).await, FIRST);
+    assert_eq!(
+        lane.claim(first.0).await,
+        Verdict::Done,
+        "also while it runs"
+    );
+    assert_eq!(
+        told(&marks, first, MarkWhat::Revoke).await.marked,
+        Marked::Revoked
+    );
+    assert_eq!(lane.ask(next.id.0, AskWhat::Confirm).await, Verdict::Stored);
+    assert_eq!(lane.claim(first.0).await, Verdict::Done);
+    let known = told(&marks, first, announce()).await;
+    assert_eq!((known.marked, known.id), (Marked::Done, next.id));
+}
+
+#[tokio::test]
+async fn a_run_of_a_revoked_task_that_ends_too_late_leaves_the_next_one_alone() {
+    if !there_is_redis() {
+        return;
+    }
+    let server = Server::start();
+    let store = store(&server);
+    let marks = store.marks([]);
+    let first = Id::named("tube", b"n");
+    let mut stopped = Lane::new(&store);
+    let mut lane = Lane::new(&store);
+    assert_eq!(
+        told(&marks, first, MarkWhat::Revoke).await.marked,
+        Marked::Set
+    );
+    let next = told(&marks, first, MarkWhat::Announce { token: 7 })
+        .await
+        .id;
+    assert_eq!(lane.claim(next.0).await, FIRST);
+    // It was never granted here: as of a worker that was silent beyond its lease.
+    assert_eq!(
+        stopped.ask(first.0, AskWhat::Confirm).await,
+        Verdict::Stored
+    );
+    assert_eq!(
+        told(&marks, next, MarkWhat::Revoke).await.marked,
+        Marked::Running
+    );
+    assert_eq!(lane.ask(next.0, AskWhat::Confirm).await, Verdict::Stored);
 }
 
 #[tokio::test]
@@ -168,7 +243,10 @@ async fn a_slice_of_marks_is_answered_in_order_and_down_when_redis_is() {
     };
     let set = marks.mark(all(MarkWhat::Announce { token: 1 })).await;
     assert_eq!(set.len(), 80);
-    assert!(set.iter().all(|one| matches!(one, Ok(Marked::Set))));
+    assert!(
+        set.iter()
+            .all(|one| matches!(one, Ok(told) if told.marked == Marked::Set))
+    );
     assert_eq!(
         server
             .get("00000000000000000000000000000001")
@@ -178,7 +256,11 @@ async fn a_slice_of_marks_is_answered_in_order_and_down_when_redis_is() {
         "the key of a tube with the bytes of the Go library has no prefix"
     );
     let revoked = marks.mark(all(MarkWhat::Revoke)).await;
-    assert!(revoked.iter().all(|one| matches!(one, Ok(Marked::Set))));
+    assert!(
+        revoked
+            .iter()
+            .all(|one| matches!(one, Ok(told) if told.marked == Marked::Set))
+    );
     server.kill();
     let down = marks.mark(all(MarkWhat::Forget)).await;
     assert_eq!(down.len(), 80);

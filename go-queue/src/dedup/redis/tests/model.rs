@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::super::link::Reply;
 use super::super::machine::{Command, End, Machine, Now, Purpose, Step};
-use super::super::value::{Value, owner};
+use super::super::value::{Standing, Value, owner};
 use super::super::wire::millis;
 use super::ask;
 use crate::dedup::{Answer, AskWhat, Verdict};
@@ -28,13 +28,16 @@ impl Model {
         let me = owner(nonce, command.seq);
         let until = now + millis(LEASE);
         let found = self.keys.get(&command.id).cloned();
+        let stored = |value| {
+            let generation = 0;
+            Standing { generation, value }.to_vec()
+        };
         let running = |attempt| {
-            Value::Running {
+            stored(Value::Running {
                 attempt,
                 owner: &me,
                 until,
-            }
-            .to_vec()
+            })
         };
         match &command.step {
             Step::Acquire => found.map_or_else(
@@ -70,7 +73,7 @@ impl Model {
                         until: now + millis(*within),
                     }),
                 };
-                self.settle(command.id, &me, value.map(Value::to_vec))
+                self.settle(command.id, &me, value.map(stored))
             }
         }
     }
@@ -149,6 +152,7 @@ impl World {
                 let purpose = Purpose {
                     lease: LEASE,
                     keep: Duration::from_secs(3600),
+                    names: true,
                     replicas: true,
                 };
                 Subject {

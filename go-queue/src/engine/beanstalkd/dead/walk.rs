@@ -21,8 +21,12 @@ fn cursor(died: WallTime, id: Id) -> u64 {
 }
 
 impl Shared {
-    /// The letters of one tube, or of all that are known; in the order of their cursors, copies of one task together.
-    pub(super) async fn walk_all(&self, tube: Option<Name>) -> Result<Vec<Found>, EngineError> {
+    /// The letters of one tube, or of all that are known; in the order of their cursors, copies of one task together. And
+    /// whether every node was looked through.
+    pub(super) async fn walk_all(
+        &self,
+        tube: Option<Name>,
+    ) -> Result<(Vec<Found>, bool), EngineError> {
         let tubes = match tube {
             Some(tube) => {
                 self.see(&tube);
@@ -31,6 +35,7 @@ impl Shared {
             None => self.seen(),
         };
         let _alone = self.walk.lock().await;
+        let mut whole = true;
         let mut found: HashMap<(String, Id), Found> = HashMap::new();
         for tube in &tubes {
             // A name that has no tube for letters was never served.
@@ -40,6 +45,7 @@ impl Shared {
                     Ok(jobs) => jobs,
                     Err(error) if self.nodes.len() == 1 => return Err(error),
                     Err(error) => {
+                        whole = false;
                         tracing::warn!(%error, "dead letters of a node cannot be listed; others may have copies");
                         continue;
                     }
@@ -65,7 +71,7 @@ impl Shared {
         }
         let mut found: Vec<Found> = found.into_values().collect();
         found.sort_by_key(|found| found.cursor);
-        Ok(found)
+        Ok((found, whole))
     }
 }
 

@@ -7,6 +7,7 @@ use super::server::Server;
 use super::{Beanstalkd, id_of, later, named, open, open_with, send, until};
 use crate::engine::beanstalkd::Config;
 use crate::engine::beanstalkd::codec::{Answer, Command};
+use crate::engine::beanstalkd::link::{Link, Tubes};
 use crate::engine::{Engine, EngineError, Rescheduled, Revoked, TaskId};
 use crate::message::{Id, envelope};
 use crate::time::{Clock, WallTime, hours};
@@ -156,23 +157,7 @@ async fn a_task_in_the_hands_of_a_worker_is_running() {
     let server = Server::start();
     let engine = open(Config::new([server.endpoint()])).await;
     let task = id_of(&send(&engine, later(hours(1))).await.expect("stored"));
-    // Another connection has it.
-    let mut worker: crate::engine::beanstalkd::link::Link<()> =
-        crate::engine::beanstalkd::link::Link::dial(
-            server.endpoint().into(),
-            crate::engine::beanstalkd::link::Tubes::default(),
-            super::BOUND,
-            1 << 20,
-        )
-        .await
-        .expect("connects");
-    worker.push(&Command::ReserveJob(1), ()).expect("valid");
-    std::future::poll_fn(|cx| worker.poll_flush(cx))
-        .await
-        .expect("writes");
-    std::future::poll_fn(|cx| worker.poll_answer(cx))
-        .await
-        .expect("has it");
+    let worker = take_away(&server).await;
     assert_eq!(
         revoke(&engine, &task).await.expect("told"),
         Revoked::Running
@@ -187,6 +172,102 @@ async fn a_task_in_the_hands_of_a_worker_is_running() {
         revoke(&engine, &task).await.expect("told") == Revoked::Revoked
     })
     .await;
+}
+
+#[tokio::test]
+async fn with_a_store_a_task_that_was_only_fetched_ahead_is_moved() {
+    let server = Server::start();
+    let notes = Notes::new();
+    let config = Config::new([server.endpoint()]);
+    let engine = open_with(config, Some(notes.clone())).await;
+    let task = id_of(&send(&engine, later(hours(1))).await.expect("stored"));
+    // Another connection has it, and no claim says that it runs.
+    let worker = take_away(&server).await;
+    let due = Clock::system().now().saturating_add(hours(2));
+    assert_eq!(
+        reschedule(&engine, &task, due).await.expect("told"),
+        Rescheduled::Rescheduled
+    );
+    assert_eq!(
+        notes.of(task.id()),
+        Some(Note::NotBefore(due)),
+        "the copy in hand meets it"
+    );
+    assert_eq!(
+        server.jobs().await,
+        1,
+        "the new one waits beside the old one in hand"
+    );
+    notes.set(task.id(), Note::Running);
+    assert_eq!(
+        reschedule(&engine, &task, due).await.expect("told"),
+        Rescheduled::Running
+    );
+    drop(worker);
+}
+
+#[tokio::test]
+async fn a_task_that_has_the_name_of_a_revoked_one_is_another() {
+    let (servers, config) = three();
+    let notes = Notes::new();
+    let engine = open_with(config.clone(), Some(notes.clone())).await;
+    let first = id_of(&send(&engine, named("n")).await.expect("stored"));
+    assert_eq!(
+        revoke(&engine, &first).await.expect("told"),
+        Revoked::Revoked
+    );
+    let second = send(&engine, named("n")).await.expect("stored");
+    assert!(!second.existed, "the name was free");
+    assert_ne!(
+        second.id,
+        first.id(),
+        "a copy of the first is not taken for it"
+    );
+    let again = send(&engine, named("n")).await.expect("known");
+    assert!(again.existed);
+    assert_eq!(again.id, second.id);
+    assert_eq!(
+        revoke(&engine, &first).await.expect("told"),
+        Revoked::Unknown,
+        "the id of the first does not revoke the second"
+    );
+    let due = Clock::system().now();
+    assert_eq!(
+        reschedule(&engine, &first, due).await.expect("told"),
+        Rescheduled::Unknown
+    );
+    let id = second.id;
+    let mut copies = 0;
+    for server in &servers {
+        if let Answer::Found { body, .. } = server.ask(&Command::PeekDelayed).await {
+            copies += u32::from(envelope::open(body).expect("opens").message.id == id);
+        }
+    }
+    assert!(copies > 0, "what is stored has the id that was told");
+    assert_eq!(
+        revoke(&engine, &id_of(&again)).await.expect("told"),
+        Revoked::Revoked
+    );
+}
+
+/// A connection that has the first job of a node in its hands.
+async fn take_away(server: &Server) -> Link<()> {
+    let mut worker: Link<()> = Link::dial(
+        server.endpoint().into(),
+        Tubes::default(),
+        super::BOUND,
+        1 << 20,
+    )
+    .await
+    .expect("connects");
+    worker.push(&Command::ReserveJob(1), ()).expect("valid");
+    std::future::poll_fn(|cx| worker.poll_flush(cx))
+        .await
+        .expect("writes");
+    std::future::poll_fn(|cx| worker.poll_answer(cx))
+        .await
+        .expect("has it");
+    worker
 }
 
 #[tokio::test]

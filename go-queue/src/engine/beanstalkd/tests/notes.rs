@@ -1,10 +1,11 @@
 //! A store of marks in memory, as the contract says it, which can be away.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{self, AtomicBool};
 use std::sync::{Arc, Mutex};
 
-use crate::dedup::{DeadIndex, Mark, MarkWhat, Marked, Marks, StoreDown};
+use crate::dedup::{DeadIndex, Mark, MarkWhat, Marked, Marks, StoreDown, Told};
 use crate::engine::BoxFuture;
 use crate::message::Id;
 use crate::time::WallTime;
@@ -21,7 +22,8 @@ pub(super) enum Note {
 
 #[derive(Debug, Default)]
 pub(super) struct Notes {
-    pub(super) notes: Mutex<HashMap<Id, Note>>,
+    /// By name: which generation, and what is noted of it.
+    pub(super) notes: Mutex<HashMap<Id, (u16, Note)>>,
     pub(super) away: AtomicBool,
 }
 
@@ -31,16 +33,42 @@ impl Notes {
     }
 
     pub(super) fn of(&self, id: Id) -> Option<Note> {
-        self.notes.lock().unwrap().get(&id).cloned()
+        let notes = self.notes.lock().unwrap();
+        let (generation, note) = notes.get(&id.in_generation(0))?;
+        (*generation == id.generation()).then(|| note.clone())
     }
 
     pub(super) fn set(&self, id: Id, note: Note) {
-        self.notes.lock().unwrap().insert(id, note);
+        let mut notes = self.notes.lock().unwrap();
+        notes.insert(id.in_generation(0), (id.generation(), note));
     }
 
-    fn one(&self, mark: Mark) -> Marked {
+    fn one(&self, mark: Mark) -> Told {
         let mut notes = self.notes.lock().unwrap();
-        let note = notes.get(&mark.id).cloned();
+        let name = mark.id.in_generation(0);
+        let mut generation = mark.id.generation();
+        let (there, note) = notes.get(&name).cloned().unzip();
+        if let (MarkWhat::Announce { .. }, Some(there)) = (&mark.what, there) {
+            generation = there + u16::from(note == Some(Note::Revoked));
+        }
+        let note = match there.map(|there| there.cmp(&generation)) {
+            Some(Ordering::Greater) => Some(Note::Revoked),
+            Some(Ordering::Less) => None,
+            _ => note,
+        };
+        let (marked, becomes) = Self::decide(mark.what, note);
+        if let Some(new) = becomes {
+            match new {
+                Some(new) => notes.insert(name, (generation, new)),
+                None => notes.remove(&name),
+            };
+        }
+        let id = name.in_generation(generation);
+        Told { marked, id }
+    }
+
+    /// The answer, and what the note becomes if it changes.
+    fn decide(what: MarkWhat, note: Option<Note>) -> (Marked, Option<Option<Note>>) {
         let refusal = match &note {
             Some(Note::Stored(place)) => Marked::Stored(Some(place.clone())),
             Some(Note::Revoked) => Marked::Revoked,
@@ -49,8 +77,8 @@ impl Notes {
             Some(Note::Announced(_) | Note::NotBefore(_)) | None => Marked::Stored(None),
         };
         let waits = !matches!(note, Some(Note::Revoked | Note::Running | Note::Done));
-        let new = match (mark.what, &note) {
-            (MarkWhat::Announce { token }, None | Some(Note::Announced(_) | Note::Revoked)) => {
+        let new = match (what, &note) {
+            (MarkWhat::Announce { token }, None | Some(Note::Announced(_))) => {
                 Some(Note::Announced(token))
             }
             (MarkWhat::Stored { place }, None | Some(Note::Announced(_) | Note::Stored(_))) => {
@@ -61,19 +89,15 @@ impl Notes {
             | (MarkWhat::Forget, Some(Note::Revoked | Note::NotBefore(_))) => None,
             (MarkWhat::Revoke, _) if waits => Some(Note::Revoked),
             (MarkWhat::NotBefore { due }, _) if waits => Some(Note::NotBefore(due)),
-            _ => return refusal,
+            _ => return (refusal, None),
         };
-        match new {
-            Some(new) => notes.insert(mark.id, new),
-            None => notes.remove(&mark.id),
-        };
-        Marked::Set
+        (Marked::Set, Some(new))
     }
 }
 
 impl Marks for Notes {
-    fn mark(&self, marks: Vec<Mark>) -> BoxFuture<'_, Vec<Result<Marked, StoreDown>>> {
-        let away = self.away.load(Ordering::Relaxed);
+    fn mark(&self, marks: Vec<Mark>) -> BoxFuture<'_, Vec<Result<Told, StoreDown>>> {
+        let away = self.away.load(atomic::Ordering::Relaxed);
         let marked = marks.into_iter().map(|mark| {
             if away {
                 Err(StoreDown { why: "away".into() })

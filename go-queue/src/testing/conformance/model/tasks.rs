@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::super::{Consumer, KEEP, Subject, eventually, publish, task};
+use super::super::{Consumer, Subject, eventually, publish, task};
 use super::{cursor_of, turn};
 use crate::delivery::{Delivery, How};
 use crate::engine::{Engine, Outgoing, Rescheduled, Revoked, Subscribe, TaskId};
@@ -18,7 +18,7 @@ use crate::time::{WallTime, hours, millis};
 const TUBE: Name = Name::literal("model");
 
 /// What is ready comes by then; shorter than elsewhere, since shrinking a failure waits for it many times.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum End {
@@ -143,6 +143,7 @@ pub(super) async fn run(subject: &dyn Subject, steps: &[Step]) {
 
 impl Tasks<'_> {
     async fn step(&mut self, step: Step) {
+        tracing::debug!(?step);
         match step {
             Step::Send { count, later } => {
                 let slice = (0..count).map(|_| self.outgoing(later)).collect();
@@ -212,6 +213,15 @@ impl Tasks<'_> {
         self.known.values().filter(|known| known.at == at).count()
     }
 
+    fn ready(&self) -> Vec<Id> {
+        let ready = |known: &&Known| known.at == At::Ready;
+        self.known
+            .values()
+            .filter(ready)
+            .map(|known| known.task.id())
+            .collect()
+    }
+
     fn nth(&self, nth: usize) -> Option<Id> {
         (!self.order.is_empty()).then(|| self.order[nth % self.order.len()])
     }
@@ -230,13 +240,14 @@ impl Tasks<'_> {
         let sent = slice.clone();
         let began = Instant::now();
         for (published, out) in publish(&self.engine, slice).await.into_iter().zip(sent) {
-            assert_eq!(published.id, out.id);
+            tracing::debug!(id = %published.id, later, existed = published.existed, "sent");
+            assert_eq!(published.id.in_generation(0), out.id);
             let id = out.id;
             let before = self.known.get(&id).map(|known| (known.at, known.named));
             let existed = match before {
                 None | Some((At::Gone | At::Purged, _)) => Some(false),
                 // Whether it is still known depends on how fast this runs.
-                Some((At::Done(since), _)) if began - since > KEEP / 2 => None,
+                Some((At::Done(since), _)) if began - since > self.subject.keep() / 2 => None,
                 Some(_) => Some(true),
             };
             assert_eq!(
@@ -285,7 +296,8 @@ impl Tasks<'_> {
             let waited = began.elapsed();
             assert!(
                 waited < DEADLINE,
-                "{left} of {count} ready tasks did not come within {waited:?}"
+                "{left} of {count} ready tasks did not come within {waited:?}: {:?}",
+                self.ready()
             );
             for who in [who, 1 - who] {
                 let Some(consumer) = self.consumers[who].as_mut() else {
@@ -295,10 +307,16 @@ impl Tasks<'_> {
                     left -= 1;
                     let known = self
                         .known
-                        .get_mut(&delivery.message.id)
+                        .get_mut(&delivery.message.id.in_generation(0))
                         .expect("it was sent");
+                    assert_eq!(
+                        delivery.message.id,
+                        known.task.id(),
+                        "what has the name now"
+                    );
                     assert_eq!(known.at, At::Ready, "only what is ready is delivered");
                     assert_eq!(delivery.message.attempt, known.starts + 1);
+                    tracing::debug!(id = %delivery.message.id, who, "received");
                     known.at = At::Held(who);
                     self.held.push((who, delivery));
                 }
@@ -340,9 +358,13 @@ impl Tasks<'_> {
                 )
             }
         };
+        tracing::debug!(id = %delivery.message.id, who, ?how, "settled");
         self.consumer(who).await.settle(delivery.receipt, how).await;
         self.settled[who] = true;
-        let known = self.known.get_mut(&delivery.message.id).expect("known");
+        let known = self
+            .known
+            .get_mut(&delivery.message.id.in_generation(0))
+            .expect("known");
         known.at = at;
         known.starts += u32::from(counts);
     }
@@ -374,6 +396,7 @@ impl Tasks<'_> {
             })
             .await;
         }
+        tracing::debug!(%id, ?at, ?said, "revoked");
         match at {
             At::Ready | At::Later => {
                 assert_eq!(said, Revoked::Revoked);
@@ -381,7 +404,7 @@ impl Tasks<'_> {
             }
             At::Held(_) => assert_eq!(said, Revoked::Running),
             At::Dead => assert_eq!(said, Revoked::AlreadyRun),
-            At::Done(since) if named && since.elapsed() < KEEP / 2 => {
+            At::Done(since) if named && since.elapsed() < self.subject.keep() / 2 => {
                 assert_eq!(said, Revoked::AlreadyRun);
             }
             // Without a name an engine need not remember for long.
@@ -421,6 +444,7 @@ impl Tasks<'_> {
             })
             .await;
         }
+        tracing::debug!(%id, ?at, later, ?said, "moved");
         match at {
             At::Ready | At::Later => {
                 assert_eq!(said, Rescheduled::Rescheduled);
@@ -440,6 +464,7 @@ impl Tasks<'_> {
 
     /// The cursor of a dead task, once it is listed.
     async fn cursor(&mut self, id: Id) -> u64 {
+        let id = self.known[&id].task.id();
         cursor_of(&self.engine, &self.to, id, &mut self.consumers).await
     }
 
@@ -469,7 +494,10 @@ impl Tasks<'_> {
             consumer.close().await;
         }
         for (_, delivery) in mine {
-            let known = self.known.get_mut(&delivery.message.id).expect("known");
+            let known = self
+                .known
+                .get_mut(&delivery.message.id.in_generation(0))
+                .expect("known");
             known.at = At::Ready;
             known.starts += u32::from(crash);
         }
