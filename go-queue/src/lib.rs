@@ -1,5 +1,13 @@
 // The first definition of a link wins: here they lead to items, in the file itself to files.
 #![doc = "[delivery]: crate::guide::delivery"]
+#![doc = "[first]: crate::guide::first_worker"]
+#![doc = "[delays]: crate::guide::delays_and_schedules"]
+#![doc = "[ordering]: crate::guide::ordering_and_concurrency"]
+#![doc = "[failing]: crate::guide::failing_well"]
+#![doc = "[testing]: crate::guide::testing"]
+#![doc = "[embedding]: crate::guide::embedding"]
+#![doc = "[deploying]: crate::guide::deploying"]
+#![doc = "[upgrading]: crate::guide::upgrading"]
 #![doc = "[configuration]: crate::config"]
 #![doc = "[architecture]: crate::guide::architecture"]
 #![doc = "[wire]: crate::guide::wire"]
@@ -19,9 +27,12 @@ compile_error!(
 );
 
 // The macros name `::go_queue`; inside this crate that is this crate.
-#[expect(
-    unused_extern_crates,
-    reason = "named by expanded attributes in the tests of this crate"
+#[cfg_attr(
+    not(all(test, feature = "testing")),
+    expect(
+        unused_extern_crates,
+        reason = "named by expanded attributes in the tests of this crate"
+    )
 )]
 extern crate self as go_queue;
 

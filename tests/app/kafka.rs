@@ -54,9 +54,8 @@ impl Site {
 
     async fn refused(&self) -> String {
         let engine = self.engine().await;
-        let error = match engine.subscribe(&self.subscribe()).await {
-            Ok(_) => panic!("it cannot be served"),
-            Err(error) => error,
+        let Err(error) = engine.subscribe(&self.subscribe()).await else {
+            panic!("it cannot be served");
         };
         assert!(matches!(error, EngineError::Unusable { .. }), "{error:?}");
         engine.close().await.expect("nothing was handed over");

@@ -15,6 +15,7 @@
 )]
 
 mod batches;
+mod commands;
 mod extractors;
 mod failing;
 mod files;
@@ -25,6 +26,7 @@ mod middleware;
 mod order;
 mod payloads;
 mod processes;
+mod secrets;
 mod sending;
 mod setup;
 mod stage;

@@ -1,22 +1,53 @@
-//! The command line of a worker: `run`, `check`, `handlers`, `send`.
+//! The command line of a worker: `run`, `check`, `handlers`, `send`, `completions`.
+
+mod send;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command as Clap, value_parser};
+use clap_complete::Shell;
 
-use crate::handler::HandlerDef;
-use crate::handler::Source;
-use crate::message::{Body, Flags, Message};
-use crate::producer::{Enqueue, Push};
+use crate::handler::Registry;
 use crate::time::parse_duration;
 
-use super::report::{AppError, Problem};
-use super::{Planned, terminal, wiring};
+use super::report::Problem;
+use super::terminal;
 
-/// Engines that are no longer needed are waited for so long.
-const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+pub(super) use send::send;
+
+/// Below the list of commands.
+const AFTER: &str = "\
+Without a configuration file everything has a default: tasks and topics are kept in data/<name>.db.
+
+Exit codes: 0 clean; 1 something failed for good while it ran; 2 the command line or the set-up is wrong, and nothing was run;
+3 the shutdown deadline passed, and work was handed back.";
+
+const AFTER_RUN: &str = "\
+The first SIGTERM or SIGINT stops in order: nothing more is received, what runs may finish within `shutdown.deadline`, and the rest is
+handed back without counting an attempt. A second signal hands back at once.";
+
+const AFTER_SEND: &str = "\
+Examples:
+  send remind '{\"order\":\"o-7\"}' --delay 15m
+  send charge '{\"id\":\"o-7\",\"cents\":1500}' --key eve
+  send charge --file orders.jsonl
+
+The payload is JSON, so a text has its quotes: '\"eve\"'. Of a batch handler it is one item.
+A file has one payload on each line; all lines are checked before the first is sent.";
+
+const AFTER_CHECK: &str = "\
+An editor that knows YAML checks while you type, if the file begins with the line
+  # yaml-language-server: $schema=go-queue.schema.json
+and `check --schema > go-queue.schema.json` was run once.";
+
+const AFTER_COMPLETIONS: &str = "\
+Examples:
+  bash   worker completions bash > ~/.local/share/bash-completion/completions/worker
+  zsh    worker completions zsh > \"${fpath[1]}/_worker\"
+  fish   worker completions fish > ~/.config/fish/completions/worker.fish";
 
 /// What was asked for.
 #[derive(Debug)]
@@ -32,24 +63,39 @@ pub(super) enum Command {
     Run {
         until_idle: Option<Duration>,
     },
-    Check,
+    Check {
+        schema: bool,
+    },
     Handlers {
         json: bool,
     },
     Send(SendCommand),
+    Completions {
+        shell: Shell,
+        program: String,
+    },
 }
 
 #[derive(Debug)]
 pub(super) struct SendCommand {
     handler: String,
-    payload: String,
+    payload: Payload,
     delay: Option<Duration>,
     at: Option<SystemTime>,
     key: Option<String>,
     id: Option<String>,
 }
 
-fn command_line() -> Clap {
+/// Where the payloads are.
+#[derive(Debug)]
+enum Payload {
+    Given(String),
+    /// One on each line.
+    File(PathBuf),
+}
+
+/// `names` are the handlers, where a shell completes them; otherwise any end of a path is one.
+fn command_line(names: Vec<&'static str>) -> Clap {
     let until_idle = Arg::new("until-idle")
         .long("until-idle")
         .value_name("HORIZON")
@@ -58,13 +104,9 @@ fn command_line() -> Clap {
         .default_missing_value("10s")
         .value_parser(|text: &str| parse_duration(text))
         .help("Stop when nothing is left for this process to do, and nothing is due within HORIZON (10s)");
-    let run = || {
-        Clap::new("run")
-            .about("Run the handlers until SIGTERM or SIGINT (the default)")
-            .arg(until_idle.clone())
-    };
     Clap::new("worker")
-        .about("A go-queue worker")
+        .about("A go-queue worker: runs its handlers, and answers questions about them")
+        .after_help(AFTER)
         .disable_help_subcommand(true)
         .arg(
             Arg::new("file")
@@ -73,6 +115,7 @@ fn command_line() -> Clap {
                 .value_name("FILE")
                 .global(true)
                 .value_parser(value_parser!(PathBuf))
+                .value_hint(clap::ValueHint::FilePath)
                 .help("Configuration file; else $GO_QUEUE_CONFIG, else config.yaml if it is there"),
         )
         .arg(
@@ -84,9 +127,24 @@ fn command_line() -> Clap {
                 .help("One key over what the file says, for example handlers.charge.concurrency=8"),
         )
         .arg(until_idle.clone())
-        .subcommand(run())
         .subcommand(
-            Clap::new("check").about("Check configuration and handlers, without a connection"),
+            Clap::new("run")
+                .about("Run the handlers until SIGTERM or SIGINT (the default)")
+                .after_help(AFTER_RUN)
+                .arg(until_idle),
+        )
+        .subcommand(
+            Clap::new("check")
+                .about(
+                    "Check configuration and handlers, without a connection; every problem at once",
+                )
+                .after_help(AFTER_CHECK)
+                .arg(
+                    Arg::new("schema")
+                        .long("schema")
+                        .action(ArgAction::SetTrue)
+                        .help("Print the JSON Schema of the configuration, for editors"),
+                ),
         )
         .subcommand(
             Clap::new("handlers")
@@ -98,54 +156,78 @@ fn command_line() -> Clap {
                         .help("For programs"),
                 ),
         )
+        .subcommand(send_line(names))
         .subcommand(
-            Clap::new("send")
-                .about(
-                    "Send one message to a handler; the payload is checked against its type first",
-                )
+            Clap::new("completions")
+                .about("Print completions for a shell; they know the names of the handlers")
+                .after_help(AFTER_COMPLETIONS)
                 .arg(
-                    Arg::new("handler")
-                        .value_name("HANDLER")
+                    Arg::new("shell")
+                        .value_name("SHELL")
                         .required(true)
-                        .help("The function, or a longer end of its path"),
-                )
-                .arg(
-                    Arg::new("payload")
-                        .value_name("PAYLOAD")
-                        .required(true)
-                        .help("JSON, or text for a handler that takes text"),
-                )
-                .arg(
-                    Arg::new("delay")
-                        .long("delay")
-                        .value_name("5s")
-                        .conflicts_with("at")
-                        .allow_hyphen_values(true)
-                        .value_parser(|text: &str| parse_duration(text))
-                        .help("Tasks: not before this time has passed"),
-                )
-                .arg(
-                    Arg::new("at")
-                        .long("at")
-                        .value_name("TIME")
-                        .value_parser(|text: &str| {
-                            humantime::parse_rfc3339_weak(text)
-                                .map_err(|_| "write a time in UTC as `2030-01-31T08:00:00Z`")
-                        })
-                        .help("Tasks: not before this time (UTC)"),
-                )
-                .arg(
-                    Arg::new("key")
-                        .long("key")
-                        .value_name("KEY")
-                        .help("The key: records of one key keep their order"),
-                )
-                .arg(
-                    Arg::new("id")
-                        .long("id")
-                        .value_name("NAME")
-                        .help("A name: the same name is stored once"),
+                        .value_parser(value_parser!(Shell)),
                 ),
+        )
+}
+
+fn send_line(names: Vec<&'static str>) -> Clap {
+    let mut handler = Arg::new("handler")
+        .value_name("HANDLER")
+        .required(true)
+        .help("The function, or a longer end of its path");
+    if !names.is_empty() {
+        handler = handler.value_parser(PossibleValuesParser::new(names));
+    }
+    Clap::new("send")
+        .about("Send to a handler; payloads are checked against its type first")
+        .after_help(AFTER_SEND)
+        .arg(handler)
+        .arg(
+            Arg::new("payload")
+                .value_name("PAYLOAD")
+                .required_unless_present("lines")
+                .conflicts_with("lines")
+                .help("JSON, or text for a handler that takes text"),
+        )
+        .arg(
+            Arg::new("lines")
+                .long("file")
+                .value_name("F.jsonl")
+                .conflicts_with("id")
+                .value_parser(value_parser!(PathBuf))
+                .value_hint(clap::ValueHint::FilePath)
+                .help("Instead of PAYLOAD: a file with one on each line"),
+        )
+        .arg(
+            Arg::new("delay")
+                .long("delay")
+                .value_name("5s")
+                .conflicts_with("at")
+                .allow_hyphen_values(true)
+                .value_parser(|text: &str| parse_duration(text))
+                .help("Tasks: not before this time has passed"),
+        )
+        .arg(
+            Arg::new("at")
+                .long("at")
+                .value_name("TIME")
+                .value_parser(|text: &str| {
+                    humantime::parse_rfc3339_weak(text)
+                        .map_err(|_| "write a time in UTC as `2030-01-31T08:00:00Z`")
+                })
+                .help("Tasks: not before this time (UTC)"),
+        )
+        .arg(
+            Arg::new("key")
+                .long("key")
+                .value_name("KEY")
+                .help("The key: records of one key keep their order"),
+        )
+        .arg(
+            Arg::new("id")
+                .long("id")
+                .value_name("NAME")
+                .help("A name: the same name is stored once"),
         )
 }
 
@@ -155,7 +237,9 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
-    let matches = match command_line().try_get_matches_from(args) {
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let program = args.first().map_or_else(String::new, program_name);
+    let matches = match command_line(Vec::new()).try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(error) if error.use_stderr() => {
             let text = error.to_string();
@@ -178,15 +262,25 @@ where
     let command = match matches.subcommand() {
         None => run(&matches),
         Some(("run", matches)) => run(matches),
-        Some(("check", _)) => Command::Check,
+        Some(("check", matches)) => Command::Check {
+            schema: matches.get_flag("schema"),
+        },
         Some(("handlers", matches)) => Command::Handlers {
             json: matches.get_flag("json"),
         },
+        Some(("completions", matches)) => Command::Completions {
+            shell: matches.get_one("shell").copied().unwrap_or(Shell::Bash),
+            program,
+        },
         Some((_, matches)) => {
             let text = |name: &str| matches.get_one::<String>(name).cloned();
+            let payload = match matches.get_one::<PathBuf>("lines") {
+                Some(file) => Payload::File(file.clone()),
+                None => Payload::Given(text("payload").unwrap_or_default()),
+            };
             Command::Send(SendCommand {
                 handler: text("handler").unwrap_or_default(),
-                payload: text("payload").unwrap_or_default(),
+                payload,
                 delay: matches.get_one("delay").copied(),
                 at: matches.get_one("at").copied(),
                 key: text("key"),
@@ -203,138 +297,26 @@ fn run(matches: &ArgMatches) -> Command {
     }
 }
 
-/// Sends one message to a handler of this program.
-pub(super) async fn send(planned: Planned, asked: SendCommand) -> Result<(), AppError> {
-    let def = find(&planned, &asked.handler)?;
-    check_payload(def, &asked)?;
-    let (producer, opened) = wiring::connect(planned).await?;
-    if let Some(engine) = producer.loses_at_exit(def.source.side(), def.source.names()) {
-        let problem = Problem::new(format!(
-            "the {engine} engine of {} ends with this process, and the message with it",
-            def.path()
-        ));
-        return Err(AppError::Usage(problem.remedy(
-            "send from the program that serves the handler, or configure an engine that keeps it",
-        )));
-    }
-    let sent = match def.source {
-        Source::Tube(tube) => {
-            let mut task = Enqueue::bytes(tube, asked.payload.into_bytes(), def.content);
-            if let Some(priority) = def.options.priority {
-                task = task.usual_priority(priority);
-            }
-            if let Some(delay) = asked.delay {
-                task = task.after(delay);
-            }
-            if let Some(at) = asked.at {
-                task = task.not_before(at);
-            }
-            if let Some(key) = asked.key {
-                task = task.key(key);
-            }
-            if let Some(id) = asked.id {
-                task = task.id(id);
-            }
-            task.send(&producer).await.map(|id| {
-                let existed = if id.existed() {
-                    " (it was there already)"
-                } else {
-                    ""
-                };
-                format!("{id}{existed}")
-            })
-        }
-        Source::Topics { topics, .. } => {
-            let mut record = Push::bytes(
-                topics.first().copied().unwrap_or_default(),
-                asked.payload.into_bytes(),
-                def.content,
-            );
-            if let Some(key) = asked.key {
-                record = record.key(key);
-            }
-            if let Some(id) = asked.id {
-                record = record.id(id);
-            }
-            record.send(&producer).await.map(|pushed| {
-                format!(
-                    "{} partition {} offset {}",
-                    pushed.id, pushed.partition, pushed.offset
-                )
-            })
-        }
+/// What people type to start this program.
+fn program_name(first: &OsString) -> String {
+    let name = Path::new(first).file_name().unwrap_or(first);
+    name.to_string_lossy().into_owned()
+}
+
+/// Prints the completions of a shell.
+pub(super) fn completions(shell: Shell, program: &str, registry: &Registry) {
+    let mut names: Vec<&'static str> = registry.iter().map(|def| def.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    let mut line = command_line(names);
+    let name = if program.is_empty() {
+        "worker"
+    } else {
+        program
     };
-    opened.close(CLOSE_WITHIN).await?;
-    let line = sent.map_err(|error| AppError::failed("the message was not accepted", error))?;
-    terminal::line(&line);
-    Ok(())
-}
-
-fn find(planned: &Planned, wanted: &str) -> Result<&'static HandlerDef, AppError> {
-    let all: Vec<_> = planned.plan.handlers().collect();
-    let meant: Vec<_> = all
-        .iter()
-        .copied()
-        .filter(|def| def.is_meant_by(wanted))
-        .collect();
-    match meant[..] {
-        [def] => Ok(def),
-        [] => {
-            let mut names: Vec<&str> = all.iter().map(|def| def.name).collect();
-            names.sort_unstable();
-            let near = names
-                .iter()
-                .map(|name| (strsim::osa_distance(name, wanted), *name))
-                .min()
-                .filter(|(distance, name)| *distance <= 1 + name.len() / 3);
-            let problem = Problem::new(format!("there is no handler `{wanted}`"));
-            Err(AppError::Usage(match near {
-                Some((_, name)) => problem.remedy(format!("did you mean `{name}`?")),
-                None => problem.remedy(format!("handlers are: {}", names.join(", "))),
-            }))
-        }
-        _ => {
-            let mut problem = Problem::new(format!("`{wanted}` means {} handlers", meant.len()));
-            for def in &meant {
-                problem = problem.at(format!("{}  {}", def.location, def.path()));
-            }
-            Err(AppError::Usage(problem.remedy("write more of the path")))
-        }
-    }
-}
-
-/// The type of one message: of a batch handler that of an item.
-fn one_payload(def: &HandlerDef) -> &str {
-    let item = def
-        .payload
-        .split_once('<')
-        .map(|(_, rest)| rest.trim_end().strip_suffix('>').unwrap_or(rest));
-    item.filter(|_| def.batch).map_or(def.payload, str::trim)
-}
-
-fn check_payload(def: &HandlerDef, send: &SendCommand) -> Result<(), AppError> {
-    if matches!(def.source, Source::Topics { .. }) && (send.delay.is_some() || send.at.is_some()) {
-        let problem = Problem::new(format!(
-            "`{}` reads a topic, and a topic has no delay",
-            def.name
-        ));
-        return Err(AppError::Usage(
-            problem.remedy("leave `--delay` and `--at` out"),
-        ));
-    }
-    let message = Message {
-        body: Body::pack(b"", b"", send.payload.as_bytes()),
-        flags: Flags::NULL_KEY,
-        content: def.content,
-        ..Message::default()
-    };
-    (def.check)(&message).map_err(|why| {
-        let problem = Problem::new(format!(
-            "the payload does not decode as `{}`: {why}",
-            one_payload(def)
-        ));
-        AppError::Usage(problem.at(format!("{}  {}", def.location, def.path())))
-    })
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut line, name, &mut script);
+    terminal::bytes(&script);
 }
 
 #[cfg(test)]
@@ -343,7 +325,8 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
-        command_line().debug_assert();
+        command_line(Vec::new()).debug_assert();
+        command_line(vec!["charge"]).debug_assert();
     }
 
     #[test]
@@ -375,8 +358,40 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_command_gets_a_suggestion() {
-        let problem = parse(["worker", "hanlders"]).expect_err("misspelt");
-        assert!(problem.what.contains("handlers"), "{}", problem.what);
+    fn a_misspelt_command_or_option_gets_a_suggestion() {
+        for (args, near) in [
+            (&["hanlders"][..], "'handlers'"),
+            (&["chekc"], "'check'"),
+            (&["completion", "bash"], "'completions'"),
+            (&["check", "--scheme"], "'--schema'"),
+            (&["run", "--until-idel"], "'--until-idle'"),
+            (&["send", "remind", "{}", "--dealy", "5s"], "'--delay'"),
+            (&["completions", "bsh"], "'bash'"),
+        ] {
+            let all = std::iter::once("worker").chain(args.iter().copied());
+            let problem = parse(all).expect_err("misspelt");
+            assert!(problem.what.contains(near), "{args:?}: {}", problem.what);
+        }
+    }
+
+    #[test]
+    fn a_payload_is_given_or_in_a_file_and_not_both() {
+        let asked = |args: &[&str]| {
+            let all = ["worker", "send", "charge"]
+                .into_iter()
+                .chain(args.iter().copied());
+            parse(all).map(|all| all.expect("no help").command)
+        };
+        assert!(matches!(
+            asked(&["--file", "orders.jsonl"]),
+            Ok(Command::Send(SendCommand { payload: Payload::File(file), .. })) if file.ends_with("orders.jsonl")
+        ));
+        for wrong in [
+            &["{}", "--file", "f"][..],
+            &[],
+            &["--file", "f", "--id", "x"],
+        ] {
+            asked(wrong).expect_err("one of them");
+        }
     }
 }

@@ -186,7 +186,7 @@ impl App {
         self
     }
 
-    /// The whole program: answers the command line (`run`, `check`, `handlers`, `send`; `--help` lists them), logs to standard
+    /// The whole program: answers the command line (`run`, `check`, `handlers`, `send`, `completions`; `--help` lists them), logs to standard
     /// error unless a `tracing` subscriber is set, runs until SIGTERM or SIGINT, and stops in order. A second signal
     /// stops at once.
     ///
@@ -218,7 +218,16 @@ impl App {
         self.set = arguments.set;
         match arguments.command {
             Command::Run { until_idle } => Box::pin(self.run_worker(until_idle)).await,
-            Command::Check => {
+            Command::Check { schema: true } => {
+                terminal::line(&crate::config::json_schema());
+                Ok(())
+            }
+            Command::Completions { shell, program } => {
+                let registry = self.registry.unwrap_or_else(Registry::global);
+                command::completions(shell, &program, &registry);
+                Ok(())
+            }
+            Command::Check { schema: false } => {
                 let planned = self.plan()?;
                 terminal::line(&table::render(&planned.plan));
                 for remark in planned.plan.remark_lines() {

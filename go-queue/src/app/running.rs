@@ -1,6 +1,6 @@
 //! A running app: its subscriptions, and how they stop: quiet, drain, abort.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -33,7 +33,8 @@ pub struct Running {
     lanes: JoinSet<(usize, Result<(), EngineError>)>,
     opened: Opened,
     clock: Clock,
-    stop_hooks: Vec<StopHook>,
+    /// Behind a lock that nobody waits for, so that an app can be shared by threads though a hook cannot.
+    stop_hooks: Mutex<Vec<StopHook>>,
     failure: Option<AppError>,
     watch: Watch,
 }
@@ -87,7 +88,7 @@ impl Running {
             lanes: JoinSet::new(),
             opened,
             clock,
-            stop_hooks,
+            stop_hooks: Mutex::new(stop_hooks),
             failure: None,
             watch: Watch::begin(),
         }
@@ -221,7 +222,11 @@ impl Running {
         if let Err(failure) = self.opened.close(ABORT_BOUND).await {
             self.failure.get_or_insert(failure);
         }
-        for hook in self.stop_hooks.drain(..) {
+        let hooks = self
+            .stop_hooks
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        for hook in std::mem::take(hooks) {
             hook().await;
         }
         // A lane that never came back from a handler has not said what it runs: it is at least one.
@@ -346,5 +351,16 @@ impl Subscribed {
             }
         }
         status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Running;
+
+    #[test]
+    fn a_running_app_can_be_shared_by_threads() {
+        fn shared<T: Send + Sync>() {}
+        shared::<Running>();
     }
 }

@@ -16,6 +16,68 @@ pub(super) fn error_line(text: &str) {
     let _ = writeln!(out, "{text}");
 }
 
+/// Bytes to standard output as they are.
+pub(super) fn bytes(bytes: &[u8]) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
+}
+
+/// `NO_COLOR` counts if it says anything (no-color.org).
+fn wants_colours(no_color: Option<std::ffi::OsString>) -> bool {
+    no_color.is_none_or(|said| said.is_empty())
+}
+
+/// How far something is, on one line of standard error that is written again and again. Nothing where nobody looks: standard error is not
+/// a terminal.
+pub(super) struct Progress {
+    what: &'static str,
+    all: u64,
+    shown: bool,
+}
+
+impl Progress {
+    /// Of so many things in all.
+    pub(super) fn begin(what: &'static str, all: u64) -> Self {
+        Self {
+            what,
+            all,
+            shown: io::stderr().is_terminal(),
+        }
+    }
+
+    /// So many are done.
+    pub(super) fn is_at(&self, done: u64) {
+        if self.shown {
+            let mut out = io::stderr().lock();
+            let _ = write!(out, "\r{}", bar(self.what, done, self.all)).and_then(|()| out.flush());
+        }
+    }
+}
+
+impl Drop for Progress {
+    /// Leaves the line as it was.
+    fn drop(&mut self) {
+        if self.shown {
+            let _ = write!(io::stderr().lock(), "\r\x1b[K");
+        }
+    }
+}
+
+/// `sending [#####.....]  50 %  1000 of 2000`
+fn bar(what: &str, done: u64, all: u64) -> String {
+    const WIDTH: u64 = 30;
+    let done = done.min(all);
+    let part = |whole: u64| (done * whole).checked_div(all).unwrap_or(whole);
+    let full = usize::try_from(part(WIDTH)).unwrap_or(0);
+    let rest = usize::try_from(WIDTH).unwrap_or(0) - full;
+    format!(
+        "{what} [{}{}] {:>3} %  {done} of {all}",
+        "#".repeat(full),
+        ".".repeat(rest),
+        part(100)
+    )
+}
+
 /// Logs to standard error as the configuration says, unless the program has a `tracing` subscriber already.
 pub(super) fn log(config: &LogConfig) {
     use tracing_subscriber::filter::LevelFilter;
@@ -28,7 +90,7 @@ pub(super) fn log(config: &LogConfig) {
         LogLevel::Trace => LevelFilter::TRACE,
     };
     let terminal = io::stderr().is_terminal();
-    let colours = terminal && std::env::var_os("NO_COLOR").is_none();
+    let colours = terminal && wants_colours(std::env::var_os("NO_COLOR"));
     let logs = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
@@ -46,4 +108,40 @@ pub(super) fn log(config: &LogConfig) {
     } else {
         logs.with_ansi(colours).try_init()
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_color_counts_if_it_says_anything() {
+        assert!(wants_colours(None));
+        assert!(wants_colours(Some("".into())));
+        assert!(!wants_colours(Some("1".into())));
+    }
+
+    #[test]
+    fn a_bar_is_empty_at_the_beginning_and_full_at_the_end() {
+        assert_eq!(
+            bar("sending", 0, 4),
+            format!("sending [{}]   0 %  0 of 4", ".".repeat(30))
+        );
+        assert_eq!(
+            bar("sending", 2, 4),
+            format!(
+                "sending [{}{}]  50 %  2 of 4",
+                "#".repeat(15),
+                ".".repeat(15)
+            )
+        );
+        assert_eq!(
+            bar("sending", 4, 4),
+            format!("sending [{}] 100 %  4 of 4", "#".repeat(30))
+        );
+        assert!(
+            bar("sending", 0, 0).contains("100 %"),
+            "nothing to do is done"
+        );
+    }
 }

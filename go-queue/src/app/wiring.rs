@@ -2,6 +2,8 @@
 
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "testing")]
+mod rehearsal;
 #[cfg(feature = "beanstalkd")]
 mod servers;
 

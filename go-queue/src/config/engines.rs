@@ -51,15 +51,15 @@ pub(super) fn task_engine(text: &str) -> Result<EngineKind, Not> {
             "write `sqlite`, `beanstalkd` or `memory`",
         ));
     }
-    choice(
-        text,
-        &[
-            ("sqlite", EngineKind::Sqlite),
-            ("beanstalkd", EngineKind::Beanstalkd),
-            ("memory", EngineKind::Memory),
-        ],
-    )
+    choice(text, TASK_ENGINES)
 }
+
+/// The engines that keep tasks.
+pub(super) const TASK_ENGINES: &[(&str, EngineKind)] = &[
+    ("sqlite", EngineKind::Sqlite),
+    ("beanstalkd", EngineKind::Beanstalkd),
+    ("memory", EngineKind::Memory),
+];
 
 /// An engine for topics.
 pub(super) fn topic_engine(text: &str) -> Result<EngineKind, Not> {
@@ -69,15 +69,15 @@ pub(super) fn topic_engine(text: &str) -> Result<EngineKind, Not> {
             "write `sqlite`, `kafka` or `memory`",
         ));
     }
-    choice(
-        text,
-        &[
-            ("sqlite", EngineKind::Sqlite),
-            ("kafka", EngineKind::Kafka),
-            ("memory", EngineKind::Memory),
-        ],
-    )
+    choice(text, TOPIC_ENGINES)
 }
+
+/// The engines that keep topics.
+pub(super) const TOPIC_ENGINES: &[(&str, EngineKind)] = &[
+    ("sqlite", EngineKind::Sqlite),
+    ("kafka", EngineKind::Kafka),
+    ("memory", EngineKind::Memory),
+];
 
 /// The engine of a place, and where that was said.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! Reading mappings: any case of key, unknown and doubled keys, wrong types; every problem is kept and the reading goes on.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use super::schema::Form;
 use super::yaml::{Entry, Mark, Node, Scalar, What};
 use super::{At, ConfigError, Given, Remark, Secret};
 
@@ -15,6 +16,8 @@ pub(super) struct Reader {
     pub(super) remarks: Vec<Remark>,
     /// Unknown keys are remarks instead of problems: inside of a section written for the Go library.
     pub(super) lenient: bool,
+    /// What each key may hold, if somebody wants to know: for the schema.
+    pub(super) outline: Option<BTreeMap<String, Form>>,
     /// Every key that was read, for the test of the reference file.
     #[cfg(test)]
     pub(super) read: std::collections::BTreeSet<String>,
@@ -30,6 +33,7 @@ impl Reader {
             problems: Vec::new(),
             remarks: Vec::new(),
             lenient: false,
+            outline: None,
             #[cfg(test)]
             read: std::collections::BTreeSet::new(),
             #[cfg(test)]
@@ -48,6 +52,16 @@ impl Reader {
             line: mark.line,
             column: mark.column,
             key: Arc::from(key),
+        }
+    }
+
+    /// Keeps what a key may hold. The first who knows is right.
+    fn outline(&mut self, path: &str, key: &str, form: Form) {
+        if let Some(outline) = &mut self.outline {
+            let known = outline.entry(join(path, key)).or_insert(Form::Unknown);
+            if *known == Form::Unknown {
+                *known = form;
+            }
         }
     }
 
@@ -167,6 +181,9 @@ impl<'n> Fields<'n> {
         known: &'static [&'static str],
     ) -> Self {
         let at = reader.at(node.mark, path);
+        for key in known {
+            reader.outline(path, key, Form::Unknown);
+        }
         #[cfg(test)]
         (reader.readable).extend(known.iter().map(|key| join(path, key)));
         let mut fields = Self {
@@ -243,6 +260,7 @@ impl<'n> Fields<'n> {
         key: &'static str,
         known: &'static [&'static str],
     ) -> Option<Fields<'n>> {
+        reader.outline(&self.path, key, Form::Section);
         let node = self.raw(key)?;
         let mut fields = Fields::open(reader, node, &join(&self.path, key), known);
         if let Some(at) = self.key_at(reader, key) {
@@ -258,12 +276,14 @@ impl<'n> Fields<'n> {
         key: &'static str,
         read: impl FnOnce(&str) -> Result<T, Not>,
     ) -> Option<Given<T>> {
+        reader.outline(&self.path, key, Form::Text);
         let node = self.raw(key)?;
         read_scalar(reader, node, &join(&self.path, key), read)
     }
 
     /// A text that is never shown. An empty one, as a variable may give it, is none.
     pub(super) fn secret(&self, reader: &mut Reader, key: &'static str) -> Option<Given<Secret>> {
+        reader.outline(&self.path, key, Form::Text);
         let node = self.raw(key)?;
         let path = join(&self.path, key);
         let scalar = scalar(reader, node, &path)?;
@@ -283,6 +303,7 @@ impl<'n> Fields<'n> {
 
     /// Yes or no.
     pub(super) fn flag(&self, reader: &mut Reader, key: &'static str) -> Option<Given<bool>> {
+        reader.outline(&self.path, key, Form::Flag);
         self.read(reader, key, |text| match &*text.to_ascii_lowercase() {
             "true" | "yes" | "on" => Ok(true),
             "false" | "no" | "off" => Ok(false),
@@ -300,6 +321,7 @@ impl<'n> Fields<'n> {
         key: &'static str,
         range: std::ops::RangeInclusive<u32>,
     ) -> Option<Given<u32>> {
+        reader.outline(&self.path, key, Form::Number(*range.start(), *range.end()));
         self.read(reader, key, |text| {
             let (low, high) = range.into_inner();
             let digits = text.strip_prefix('-').unwrap_or(text);
@@ -326,6 +348,8 @@ impl<'n> Fields<'n> {
         key: &'static str,
         words: &[(&'static str, T)],
     ) -> Option<Given<T>> {
+        let all = words.iter().map(|(word, _)| *word).collect();
+        reader.outline(&self.path, key, Form::Words(all));
         self.read(reader, key, |text| choice(text, words))
     }
 
@@ -336,6 +360,7 @@ impl<'n> Fields<'n> {
         key: &'static str,
         mut read: impl FnMut(&str) -> Result<T, Not>,
     ) -> Option<Given<Vec<Given<T>>>> {
+        reader.outline(&self.path, key, Form::List);
         let node = self.raw(key)?;
         let path = join(&self.path, key);
         let at = reader.at(node.mark, &path);

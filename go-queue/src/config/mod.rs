@@ -17,6 +17,7 @@ mod go;
 mod handlers;
 mod places;
 mod process;
+mod schema;
 mod set;
 mod settings;
 mod tasks;
@@ -44,6 +45,7 @@ pub use process::{
     AdminConfig, DEFAULT_DRAIN, DEFAULT_SHUTDOWN_DEADLINE, Durability, LogConfig, LogFormat,
     LogLevel, ShutdownConfig, SqliteConfig,
 };
+pub use schema::json_schema;
 pub use settings::{
     DEFAULT_BACKOFF, DEFAULT_BATCH, DEFAULT_DQ_CONCURRENCY, DEFAULT_KQ_CONCURRENCY,
     DEFAULT_KQ_WAITING, DEFAULT_LANES, DEFAULT_LEASE, DEFAULT_LINGER, DEFAULT_RETRY_MAX,

@@ -69,6 +69,25 @@ const SERVICE: &[&str] = &[
     "dev_server",
     "profiling",
 ];
+/// What a web or RPC server of go-zero in the same program reads. Beside sections with names; inside of one at the top level each unknown
+/// key is a warning.
+const SERVER: &[&str] = &[
+    "auth",
+    "cert_file",
+    "cpu_threshold",
+    "etcd",
+    "health",
+    "host",
+    "key_file",
+    "listen_on",
+    "max_conns",
+    "middlewares",
+    "port",
+    "signature",
+    "timeout",
+    "trace_ignore_paths",
+    "verbose",
+];
 /// Sections of this configuration that the Go library does not have: never part of a section at the top level.
 const OURS: &[&str] = &["sqlite", "dq", "kq", "tubes", "topics", "handlers", "admin"];
 
@@ -138,7 +157,8 @@ fn is_section_under(key: &str, value: &Node) -> bool {
 /// Says what is not honoured of the service around the sections. True: the entry is done with.
 fn is_service(reader: &mut Reader, entry: &Entry) -> bool {
     let at = reader.at(entry.mark, &entry.key);
-    if SERVICE.iter().any(|key| same_key(key, &entry.key)) {
+    let mut service = SERVICE.iter().chain(SERVER);
+    if service.any(|key| same_key(key, &entry.key)) {
         reader.remarks.push(Remark::note(
             Some(&at),
             "not honoured, nothing here corresponds to it",

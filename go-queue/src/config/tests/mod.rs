@@ -2,8 +2,10 @@
 
 mod faulty;
 mod go;
+mod go_zero;
 mod reading;
 mod reference;
+mod schema;
 mod secrets;
 mod servers;
 mod settings;

@@ -386,17 +386,17 @@ fn changed(
             _ => refused(),
         },
         MarkWhat::Withdraw { token } => match value {
-            Some(Value::Announced { token: found }) if found == *token => match generation {
-                0 => (Marked::Set, Change::Remove),
-                // The generation before was revoked, and still is.
-                _ => {
-                    let standing = Standing {
-                        generation: generation.wrapping_sub(1),
-                        value: Value::Revoked,
-                    };
-                    (Marked::Set, Change::Write(standing.to_vec()))
-                }
-            },
+            Some(Value::Announced { token: found }) if found == *token && generation == 0 => {
+                (Marked::Set, Change::Remove)
+            }
+            // The generation before was revoked, and still is.
+            Some(Value::Announced { token: found }) if found == *token => {
+                let standing = Standing {
+                    generation: generation - 1,
+                    value: Value::Revoked,
+                };
+                (Marked::Set, Change::Write(standing.to_vec()))
+            }
             None => (Marked::Set, Change::None),
             _ => refused(),
         },

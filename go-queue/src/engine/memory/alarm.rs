@@ -9,17 +9,25 @@ use tokio::time::{Instant, Sleep};
 
 use crate::time::WallTime;
 
-/// A step of the wall clock is noticed within this time.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
-
 /// Armed anew only when the time changes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Alarm {
+    /// A step of the wall clock is noticed within this time.
+    look: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
     armed: Option<WallTime>,
 }
 
 impl Alarm {
+    /// An alarm that looks at the wall clock so often.
+    pub(super) fn new(look: Duration) -> Self {
+        Self {
+            look,
+            sleep: None,
+            armed: None,
+        }
+    }
+
     /// Arranges to be woken about when `due` comes. True if the time may have come: look at the clock again.
     pub(super) fn poll(
         &mut self,
@@ -29,7 +37,7 @@ impl Alarm {
         instant: Instant,
     ) -> bool {
         if self.armed != Some(due) {
-            let wait = due.since(now).min(LONGEST_WAIT);
+            let wait = due.since(now).min(self.look);
             self.set(instant + wait);
             self.armed = Some(due);
         }

@@ -59,10 +59,12 @@ pub struct MemoryConfig {
     pub keep: Duration,
     /// Whether tasks are held to the size that every engine takes.
     pub portable: bool,
+    /// How often a lane that waits for a due time looks at the clock, which somebody may have stepped.
+    pub look: Duration,
 }
 
 impl MemoryConfig {
-    /// Topics of eight partitions kept for seven days, ids of named tasks known for 24 hours.
+    /// Topics of eight partitions kept for seven days, ids of named tasks known for 24 hours, a look at the clock each second.
     pub fn new(clock: Clock) -> Self {
         Self {
             clock,
@@ -71,6 +73,7 @@ impl MemoryConfig {
             keeps: HashMap::new(),
             keep: hours(24),
             portable: true,
+            look: Duration::from_secs(1),
         }
     }
 }

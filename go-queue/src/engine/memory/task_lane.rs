@@ -37,13 +37,13 @@ impl TaskLane {
         let own = config.keeps.get(to.place.name());
         Self {
             keep: own.copied().unwrap_or(config.keep),
+            alarm: Alarm::new(shared.config.look),
             ordering: Ordering::new(to.order, shared.hash.clone(), false),
             shared,
             tube,
             place: to.place.clone(),
             label: Arc::clone(&to.label),
             lane,
-            alarm: Alarm::default(),
             wakers: Vec::new(),
         }
     }

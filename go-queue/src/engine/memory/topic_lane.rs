@@ -45,6 +45,7 @@ impl TopicLane {
         };
         super::wake(wakers);
         Self {
+            alarm: Alarm::new(shared.config.look),
             ordering: Ordering::new(to.order, shared.hash.clone(), true),
             shared,
             topic,
@@ -53,7 +54,6 @@ impl TopicLane {
             label: Arc::clone(&to.label),
             group,
             member,
-            alarm: Alarm::default(),
             wakers: Vec::new(),
         }
     }

@@ -56,20 +56,23 @@ impl Notes {
             Some(Ordering::Less) => None,
             _ => note,
         };
-        let (marked, becomes) = Self::decide(mark.what, note);
-        if let Some(new) = becomes {
-            match new {
-                Some(new) => notes.insert(name, (generation, new)),
-                None => notes.remove(&name),
-            };
-        }
         let id = name.in_generation(generation);
+        let marked = match Self::decide(mark.what, note.as_ref()) {
+            Err(refusal) => refusal,
+            Ok(becomes) => {
+                match becomes {
+                    Some(new) => notes.insert(name, (generation, new)),
+                    None => notes.remove(&name),
+                };
+                Marked::Set
+            }
+        };
         Told { marked, id }
     }
 
-    /// The answer, and what the note becomes if it changes.
-    fn decide(what: MarkWhat, note: Option<Note>) -> (Marked, Option<Option<Note>>) {
-        let refusal = match &note {
+    /// What the note becomes, or why not.
+    fn decide(what: MarkWhat, note: Option<&Note>) -> Result<Option<Note>, Marked> {
+        let refusal = match note {
             Some(Note::Stored(place)) => Marked::Stored(Some(place.clone())),
             Some(Note::Revoked) => Marked::Revoked,
             Some(Note::Running) => Marked::Running,
@@ -77,7 +80,7 @@ impl Notes {
             Some(Note::Announced(_) | Note::NotBefore(_)) | None => Marked::Stored(None),
         };
         let waits = !matches!(note, Some(Note::Revoked | Note::Running | Note::Done));
-        let new = match (what, &note) {
+        Ok(match (what, note) {
             (MarkWhat::Announce { token }, None | Some(Note::Announced(_))) => {
                 Some(Note::Announced(token))
             }
@@ -89,9 +92,8 @@ impl Notes {
             | (MarkWhat::Forget, Some(Note::Revoked | Note::NotBefore(_))) => None,
             (MarkWhat::Revoke, _) if waits => Some(Note::Revoked),
             (MarkWhat::NotBefore { due }, _) if waits => Some(Note::NotBefore(due)),
-            _ => return (refusal, None),
-        };
-        (Marked::Set, Some(new))
+            _ => return Err(refusal),
+        })
     }
 }
 
