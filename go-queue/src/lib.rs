@@ -208,7 +208,11 @@ pub mod prelude {
     pub use crate::handler::extract::{
         Cancel, Headers, Key, Meta, Offset, Partition, State, Timestamp,
     };
-    pub use crate::handler::payload::{Json, Raw, Text};
+    #[cfg(feature = "msgpack")]
+    pub use crate::handler::payload::MsgPack;
+    #[cfg(feature = "protobuf")]
+    pub use crate::handler::payload::Protobuf;
+    pub use crate::handler::payload::{Json, Nullable, Raw, Text};
     pub use crate::outcome::Outcome;
     pub use crate::producer::{Producer, Topic, Tube};
     pub use crate::time::{days, hours, millis, minutes, seconds};

@@ -1,11 +1,24 @@
 //! Payloads: how the first parameter of a handler is decoded, and how the typed producer encodes it.
 //!
-//! A bare `T` is JSON. [`Json`], [`Text`] and [`Raw`] say so, or something else.
+//! A bare `T` is JSON. [`Json`], [`Text`] and [`Raw`] say so, or something else; behind features of their names there are `MsgPack` and
+//! `Protobuf`. [`Nullable`] around any of them takes and sends tombstones: records without a payload.
+
+#[cfg(feature = "msgpack")]
+mod msgpack;
+mod optional;
+#[cfg(feature = "protobuf")]
+mod protobuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::message::{ContentType, Message};
 use crate::outcome::BoxError;
+
+#[cfg(feature = "msgpack")]
+pub use msgpack::MsgPack;
+pub use optional::Nullable;
+#[cfg(feature = "protobuf")]
+pub use protobuf::Protobuf;
 
 /// What may be the first parameter of a handler. May borrow from the message.
 #[diagnostic::on_unimplemented(
@@ -75,9 +88,14 @@ fn without_values(error: &serde_json::Error) -> BoxError {
     }
     let at = format!(" at line {} column {}", error.line(), error.column());
     let said = text.strip_suffix(&at).unwrap_or(&text);
+    type_refuses(said, &at).into()
+}
+
+/// What a type said of a payload, without its values. `at` is where, to stand behind it.
+fn type_refuses(said: &str, at: &str) -> String {
     // These name fields of the type.
     if said.starts_with("missing field `") || said.starts_with("duplicate field `") {
-        return text.into();
+        return format!("{said}{at}");
     }
     // `invalid type: string "..", expected u32`: the kind stays, the value goes. What the type expects comes last.
     let expected = said.rfind(", expected ").map_or("", |begin| &said[begin..]);
@@ -89,7 +107,7 @@ fn without_values(error: &serde_json::Error) -> BoxError {
         "unknown field ",
     ];
     let Some(begin) = known.iter().find(|begin| said.starts_with(**begin)) else {
-        return format!("the payload's type refuses it{at}").into();
+        return format!("the payload's type refuses it{at}");
     };
     let kind = said[begin.len()..]
         .split(['"', '`', ','])
@@ -99,7 +117,6 @@ fn without_values(error: &serde_json::Error) -> BoxError {
         "{}{expected}{at}",
         format_args!("{begin}{kind}").to_string().trim_end()
     )
-    .into()
 }
 
 /// JSON, said aloud. Also the way to take one message that holds a JSON array: `Json<Vec<T>>`.
@@ -148,7 +165,7 @@ impl Produce for Text {
     }
 }
 
-/// Bytes as they are. A tombstone is empty here; take `Option<Raw>` semantics from [`Message::payload`].
+/// Bytes as they are. A tombstone is empty here; `Nullable<Raw>` tells it from an empty payload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Raw(pub bytes::Bytes);
 
