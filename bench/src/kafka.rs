@@ -60,6 +60,8 @@ impl Broker {
         let cluster = KafkaCluster::start(folder, 1, &options);
         let raw = cluster.raw();
         raw.create(TOPIC, PARTITIONS);
+        // A worker of ours does not start without it; it stays empty.
+        raw.create(&format!("{TOPIC}-dlt"), PARTITIONS);
         if let Records::Backlog(count) = records {
             fail(format_args!("a backlog of {count} records"));
             fill(&cluster.endpoints(), count)?;

@@ -20,3 +20,8 @@ pub mod wire {}
 #[doc = ""]
 #[doc = include_str!("../docs/migrating-from-go.md")]
 pub mod migrating_from_go {}
+
+#[doc = "[delivery]: crate::guide::delivery"]
+#[doc = ""]
+#[doc = include_str!("../docs/kafka.md")]
+pub mod kafka {}

@@ -39,7 +39,7 @@ impl Site {
         self.start_with(mode, arguments, &[])
     }
 
-    fn start_with(
+    pub(crate) fn start_with(
         &mut self,
         mode: &str,
         arguments: &[&str],
@@ -76,7 +76,7 @@ impl Site {
         worker
     }
 
-    fn marks(&mut self) -> usize {
+    pub(crate) fn marks(&mut self) -> usize {
         self.ledger.update().expect("readable journals");
         self.ledger.marks("ready")
     }
@@ -190,7 +190,7 @@ impl Site {
     clippy::print_stdout,
     reason = "shown with --nocapture, and when the test fails"
 )]
-fn print(text: &str) {
+pub(crate) fn print(text: &str) {
     println!("{text}");
 }
 

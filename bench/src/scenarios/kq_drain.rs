@@ -1,4 +1,4 @@
-//! How fast a backlog of a topic runs, beside the Go library, the Go clients, RustStream, and librdkafka without a framework.
+//! How fast a backlog of a topic runs, beside the Go library, the Go clients, `RustStream`, and librdkafka without a framework.
 //!
 //! Everybody decodes each record into three owned texts and commits what is done each second. The clock runs from the first record
 //! to the last. The Go library and franz-go keep no order at more than one worker and commit what their loop has passed; ours and the

@@ -4,7 +4,11 @@
 //! ledger_worker worker CONFIG                                  serves the tube `work` and the topic `steps`
 //! ledger_worker tasks CONFIG PREFIX COUNT ABREAST MAX_DELAY_MS WORK_US   sends COUNT tasks, so many at a time; 0: until SIGTERM
 //! ledger_worker records CONFIG PREFIX COUNT KEYS WORK_US       pushes COUNT records for each key, in order
+//! ledger_worker flow CONFIG PREFIX KEYS RATE WORK_US           pushes RATE records a second over KEYS keys, until SIGTERM
 //! ```
+//!
+//! `LEDGER_WORKER_KAFKA` puts the topics on Kafka as its text says (see [`OnKafka`]), past the configuration: with what a test wants
+//! and no user should. `LEDGER_WORKER_POISON` is the key whose records always fail.
 //!
 //! The order of the lines is what makes the ledger true: a message is offered before it is sent and accepted after the
 //! confirmation; a run starts before and finishes after its work, and the settlement comes after that.
@@ -16,7 +20,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use go_queue::app::{App, Exit};
+use go_queue::engine::Engine;
+use go_queue::engine::kafka::{Config, GroupProtocol, Kafka, Strategy};
+use go_queue::name::Side;
 use go_queue::prelude::*;
+use go_queue::producer::{Route, Routes};
 use go_queue::time::Clock;
 use go_queue_tests::Journal;
 
@@ -47,10 +55,78 @@ async fn work(work: Work, meta: Meta, State(journal): State<Journal>) {
 }
 
 #[kq_handler(topic = "steps", group = "faults", order = key, concurrency = 16)]
-async fn step(step: Step, meta: Meta, State(journal): State<Journal>) {
+async fn step(step: Step, meta: Meta, State(journal): State<Journal>) -> Result<(), Poisoned> {
     let run = journal.start_in_order(&step.id, meta.attempt, &step.key, step.seq);
+    if std::env::var_os("LEDGER_WORKER_POISON").is_some_and(|key| *key == *step.key) {
+        return Err(Poisoned);
+    }
     take_time(step.micros).await;
     run.finish();
+    Ok(())
+}
+
+/// What a record says that is to fail.
+#[derive(Debug)]
+struct Poisoned;
+
+impl std::fmt::Display for Poisoned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("poisoned")
+    }
+}
+
+/// How the topics lie on Kafka.
+#[derive(Debug, Deserialize)]
+struct OnKafka {
+    brokers: Vec<String>,
+    /// `cooperative-sticky`, `range` or `consumer`.
+    protocol: String,
+    session_ms: u64,
+    max_poll_ms: u64,
+    properties: Vec<(String, String)>,
+}
+
+impl OnKafka {
+    async fn open() -> Result<Option<Kafka>, Failure> {
+        let Ok(text) = std::env::var("LEDGER_WORKER_KAFKA") else {
+            return Ok(None);
+        };
+        let on: Self = serde_json::from_str(&text)?;
+        let protocol = match &*on.protocol {
+            "cooperative-sticky" => GroupProtocol::Classic {
+                strategy: Strategy::CooperativeSticky,
+            },
+            "range" => GroupProtocol::Classic {
+                strategy: Strategy::Range,
+            },
+            _ => GroupProtocol::Consumer,
+        };
+        let property = |(name, value): &(String, String)| {
+            let value = go_queue::engine::kafka::Secret::new(value.as_str());
+            (Arc::from(name.as_str()), value)
+        };
+        let config = Config {
+            protocol,
+            session: Duration::from_millis(on.session_ms),
+            max_poll_interval: Duration::from_millis(on.max_poll_ms),
+            properties: on.properties.iter().map(property).collect(),
+            ..Config::new(on.brokers)
+        };
+        Ok(Some(Kafka::open(config, Clock::system()).await?))
+    }
+}
+
+/// The producer of this process, and the engine that has to be closed behind it.
+async fn producer(config: &str) -> Result<(Producer, Option<Arc<dyn Engine>>), Failure> {
+    let Some(kafka) = OnKafka::open().await? else {
+        return Ok((Producer::open(config).await?, None));
+    };
+    let engine: Arc<dyn Engine> = Arc::new(kafka);
+    let routes = Routes {
+        topics: Some(Route::new(Arc::clone(&engine))),
+        ..Routes::default()
+    };
+    Ok((Producer::new(Clock::system(), routes), Some(engine)))
 }
 
 async fn take_time(micros: u64) {
@@ -75,6 +151,9 @@ async fn main() -> ExitCode {
         }
         ["records", config, prefix, count, keys, micros] => {
             records(config, prefix, [count, keys, micros].map(number)).await
+        }
+        ["flow", config, prefix, keys, rate, micros] => {
+            flow(config, prefix, [keys, rate, micros].map(number)).await
         }
         _ => Err(format!("not understood: {arguments:?}").into()),
     };
@@ -111,8 +190,16 @@ async fn worker(config: &str) -> ExitCode {
         }
     };
     let ready = journal.clone();
-    let exit: Exit = App::new()
-        .config(config)
+    let mut app = App::new().config(config);
+    match OnKafka::open().await {
+        Ok(None) => {}
+        Ok(Some(kafka)) => app = app.engine(Side::Topics, kafka),
+        Err(error) => {
+            complain(&*error);
+            return ExitCode::FAILURE;
+        }
+    }
+    let exit: Exit = app
         .state(journal)
         .on_start(|_| async move {
             ready.mark("serving");
@@ -202,7 +289,7 @@ async fn tasks(config: &str, prefix: &str, numbers: [u64; 4]) -> Result<(), Fail
 async fn records(config: &str, prefix: &str, numbers: [u64; 3]) -> Result<(), Failure> {
     let [count, keys, micros] = numbers;
     let journal = Journal::of_this_process()?;
-    let producer = Producer::open(config).await?;
+    let (producer, engine) = producer(config).await?;
     journal.mark("ready");
     let mut pushing = VecDeque::new();
     for key in 0..keys {
@@ -227,5 +314,64 @@ async fn records(config: &str, prefix: &str, numbers: [u64; 3]) -> Result<(), Fa
     for one in pushing {
         one.await??;
     }
-    Ok(())
+    close(engine).await
+}
+
+/// Confirms what was handed over.
+async fn close(engine: Option<Arc<dyn Engine>>) -> Result<(), Failure> {
+    match engine {
+        Some(engine) => Ok(engine.close().await?),
+        None => Ok(()),
+    }
+}
+
+/// Pushes records at an even rate, those of a key in their order, until SIGTERM. With `LEDGER_WORKER_KEEP_GOING` a record that is
+/// refused is noted, and the next one follows.
+async fn flow(config: &str, prefix: &str, numbers: [u64; 3]) -> Result<(), Failure> {
+    let [keys, rate, micros] = numbers;
+    let journal = Journal::of_this_process()?;
+    let (producer, engine) = producer(config).await?;
+    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    journal.mark("ready");
+    let keep_going = std::env::var_os("LEDGER_WORKER_KEEP_GOING").is_some();
+    let every = Duration::from_micros(keys * 1_000_000 / rate);
+    let (stop, stopped) = tokio::sync::watch::channel(());
+    let mut pushing = VecDeque::new();
+    for n in 0..keys {
+        let (journal, producer, key) = (journal.clone(), producer.clone(), format!("{prefix}{n}"));
+        let mut stopped = stopped.clone();
+        pushing.push_back(tokio::spawn(async move {
+            let mut due = tokio::time::Instant::now() + every.mul_f64(fastrand::f64());
+            for seq in 0.. {
+                tokio::select! {
+                    _ = stopped.changed() => break,
+                    () = tokio::time::sleep_until(due) => due += every,
+                }
+                let id = format!("{key}-{seq}");
+                let record = Step {
+                    id: id.clone(),
+                    key: key.clone(),
+                    seq,
+                    micros: fastrand::u64(0..=micros),
+                };
+                journal.offer(&id);
+                match step::push(record).key(&key).send(&producer).await {
+                    Ok(_) => journal.accept(&id),
+                    Err(error) if keep_going => {
+                        journal.mark("refused");
+                        complain(&error);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok::<_, Failure>(())
+        }));
+    }
+    term.recv().await;
+    // Whoever is in the middle of a push hears how it ends.
+    drop(stop);
+    for one in pushing {
+        one.await??;
+    }
+    close(engine).await
 }

@@ -235,7 +235,12 @@ kq: { engine: kafka }
 dq: { engine: sqlite }
 ",
         "the configuration has 6 problems
-  app.yaml:1:37: kq.protocol: ",
+  app.yaml:1:35: kq.protocol: `eager` is not known here; write `cooperative` or `range` or `consumer`
+  app.yaml:1:51: kq.session: `10ms` is too short; write at least `1s`
+  app.yaml:1:74: kq.commit_interval: `0s` is too short; write at least `10ms`
+  app.yaml:1:86: kq.memory: `1KB` is out of range; write a size from `1MiB` to `2GB`
+  app.yaml:1:104: kq.replication: `0` is out of range; write a whole number from 1 to 1000
+  app.yaml:1:124: kq.connect_timeout: `1h` is too long; write at most `10m`",
     ),
     (
         "kq: { security: { username: u }, properties: { acks: 0, x: [1] } }
@@ -366,7 +371,7 @@ log: {level: null}
   app.yaml:1:47: kq.security.cert_file: is given without `key_file`; give both or none
   app.yaml:1:83: kq.producer.linger: `2h` is too long; write at most `1m`
   app.yaml:1:100: kq.producer.compression: `lzma` is not known here; write `none` or `lz4` or `zstd` or `snappy` or `gzip`
-  app.yaml:1:115: kq.producer.timeout: `0s` is too short; write more than `0s`
+  app.yaml:1:115: kq.producer.timeout: `0s` is too short; write at least `100ms`
   app.yaml:1:128: kq.conns: `0` is out of range; write a whole number from 1 to 256
   app.yaml:1:146: kq.create_topics: `2` is neither true nor false; write `true` or `false`",
     ),

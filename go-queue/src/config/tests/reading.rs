@@ -304,8 +304,8 @@ fn an_engine_that_is_not_compiled_in_is_reported_where_it_was_chosen() {
         .not_compiled_in();
     assert_eq!(
         error.to_string(),
-        "app.yaml:1:17: kq.brokers[0]: the kafka engine is not part of this program; this version of go-queue does not have it \
-         yet: choose `sqlite` or `memory`"
+        "app.yaml:1:17: kq.brokers[0]: the kafka engine is not part of this program; build go-queue with its feature `kafka`, \
+         or choose another engine"
     );
 }
 

@@ -114,3 +114,17 @@ fn what_does_not_go_together_in_redis_is_refused() {
         "app.yaml:1:33: dq.lease: `2s` is out of range; write a time from `3s` to `1day`"
     );
 }
+
+#[test]
+fn what_has_no_effect_on_topics_is_said() {
+    let config = good(
+        "kq: { brokers: [\"a:1\"], replication: 3, protocol: consumer, session: 10s }\ndq: { engine: sqlite }\n",
+    );
+    assert_eq!(
+        remarks(&config),
+        [
+            "app.yaml:1:38: kq.replication: has no effect without `create_topics: true`",
+            "app.yaml:1:70: kq.session: has no effect with `protocol: consumer`: the brokers say it (`group.consumer.session.timeout.ms`)",
+        ]
+    );
+}

@@ -21,15 +21,17 @@ mod reader;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
 use rdkafka::error::RDKafkaErrorCode;
 
+use tokio::time::Instant;
+
 use super::ENGINE;
 use super::config::Config;
 use super::publish::{Answer, Client, Publisher, Ready};
-use super::topics::{self, Admin, blocking};
+use super::topics::{self, Admin, answer, blocking};
 use crate::engine::{BoxFuture, DeadLetter, DeadLetters, DeadQuery, EngineError};
 use crate::message::Id;
 use crate::name::Place;
@@ -355,13 +357,13 @@ impl Reading {
             .map(|(partition, _)| *partition)
             .filter(|partition| *partition < from.partitions)
             .collect();
-        self.fold_of(from, partitions)
+        self.fold_of(from, &partitions)
     }
 
     fn fold_of(
         &self,
         from: &DeadTopic,
-        partitions: BTreeSet<u32>,
+        partitions: &BTreeSet<u32>,
     ) -> Result<BTreeMap<u32, Fold>, EngineError> {
         let mut folds: BTreeMap<u32, Fold> = partitions
             .iter()
@@ -371,7 +373,7 @@ impl Reading {
             return Ok(folds);
         }
         let reader = Reader::open(&self.config, &from.name)?;
-        reader.from_the_beginning(&partitions, |partition, record| {
+        reader.whole(partitions, |partition, record| {
             if let Some(fold) = folds.get_mut(&partition) {
                 fold.take(record);
             }
@@ -410,7 +412,7 @@ impl Reading {
             if after.is_some_and(|after| hash(&from.name) < after.topic) {
                 continue;
             }
-            let folds = self.fold_of(&from, (0..from.partitions).collect())?;
+            let folds = self.fold_of(&from, &(0..from.partitions).collect())?;
             let mut open: Vec<(u32, i64)> = Vec::new();
             for (partition, fold) in &folds {
                 let of_group = fold.open(self.now, query.group.as_ref());
@@ -452,7 +454,7 @@ impl Reading {
     fn count(&self, place: Option<&Place>) -> Result<u64, EngineError> {
         let mut count = 0;
         for from in self.dead_topics(place)? {
-            let folds = self.fold_of(&from, (0..from.partitions).collect())?;
+            let folds = self.fold_of(&from, &(0..from.partitions).collect())?;
             count += folds
                 .values()
                 .map(|fold| fold.open(self.now, None).count() as u64)
@@ -463,7 +465,7 @@ impl Reading {
 
     /// Removes what stands before the first open letter of each partition.
     fn trim(&self, from: &DeadTopic) -> Result<(), EngineError> {
-        let folds = self.fold_of(from, (0..from.partitions).collect())?;
+        let folds = self.fold_of(from, &(0..from.partitions).collect())?;
         let mut list = TopicPartitionList::new();
         for (partition, fold) in folds {
             if let Some(end) = fold.finished()
@@ -478,8 +480,7 @@ impl Reading {
             return Ok(());
         }
         let admin = Admin::open(&self.config)?;
-        admin
-            .run(admin.client.delete_records(&list, &admin.options))
+        answer(admin.client.delete_records(&list, &admin.options))
             .map(drop)
             .map_err(|error| EngineError::Unavailable {
                 engine: ENGINE,

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::OwnedHeaders;
-use rdkafka::producer::BaseRecord;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -22,6 +21,7 @@ use crate::engine::{BoxFuture, EngineError, Outgoing, Publish, PublishError, Pub
 use crate::name::{Name, Place};
 use crate::time::Clock;
 
+use client::Named;
 pub(super) use client::{Client, unusable};
 
 pub(super) use ledger::{Stored, log_line};
@@ -176,10 +176,9 @@ impl Publisher {
         let (mut opened, done) = client.ledger().begin(count, cost);
         let deadline = Instant::now() + self.config.producer.message_timeout;
         for (index, ready) in chunk.into_iter().enumerate() {
-            let mut record =
-                BaseRecord::<[u8], [u8], usize>::with_opaque_to(ready.topic, opened.opaque(index))
-                    .headers(ready.headers)
-                    .timestamp(ready.at);
+            let mut record = Named::with_opaque_to(ready.topic, opened.opaque(index))
+                .headers(ready.headers)
+                .timestamp(ready.at);
             record.partition = ready.partition.and_then(|one| i32::try_from(one).ok());
             record.key = ready.key;
             record.payload = ready.payload;

@@ -1,7 +1,7 @@
 //! Topics at start: those that are missing are created, or said.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::admin::{
@@ -10,6 +10,7 @@ use rdkafka::admin::{
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use super::ENGINE;
 use super::config::{Config, CreateTopics};
@@ -33,6 +34,10 @@ const LOOK: Duration = Duration::from_millis(50);
 ///
 /// # Cancel safety
 /// Dropping the future lets it go on to its end.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "librdkafka answers questions about topics by blocking; each has a bound, and they are asked at start and by people"
+)]
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
 ) -> Result<T, EngineError> {
@@ -44,6 +49,11 @@ pub(super) async fn blocking<T: Send + 'static>(
             why: Arc::from(error.to_string()),
         })
     })
+}
+
+/// Waits a little, on a thread that may block.
+fn rest() {
+    Handle::current().block_on(tokio::time::sleep(LOOK));
 }
 
 /// Looks whether a subscription can be served: its topic and that of its dead letters are there, or are created.
@@ -209,7 +219,7 @@ fn ask(
         match found.error().map(RDKafkaErrorCode::from) {
             None => return Ok(Ok(count(found.partitions().len()))),
             Some(RDKafkaErrorCode::LeaderNotAvailable) if !left.is_zero() => {
-                std::thread::sleep(LOOK);
+                rest();
             }
             Some(code) => return Ok(Err(code)),
         }
@@ -296,8 +306,8 @@ fn create(
             .set("cleanup.policy", "delete"),
     };
     let admin = Admin::open(config)?;
-    let answer = admin.run(admin.client.create_topics([&new], &admin.options));
-    match first(answer) {
+    let answered = answer(admin.client.create_topics([&new], &admin.options));
+    match first(answered) {
         Ok(()) => {
             tracing::info!(topic = topic.as_str(), partitions, "the topic was created");
         }
@@ -314,7 +324,7 @@ fn create(
         match ask(client, topic, config.connect_timeout)? {
             Ok(found) => return Ok(Ok(found)),
             Err(code) if is_missing(code) && Instant::now() < deadline => {
-                std::thread::sleep(LOOK);
+                rest();
             }
             Err(code) => return Err(away(topic, &code.to_string())),
         }
@@ -325,12 +335,14 @@ fn create(
 fn widen(client: &Client, config: &Config, topic: &Name, to: u32) -> Result<(), AdminFailure> {
     let admin = Admin::open(config).map_err(AdminFailure::Engine)?;
     let more = NewPartitions::new(topic, to as usize);
-    first(admin.run(admin.client.create_partitions([&more], &admin.options)))?;
+    first(answer(
+        admin.client.create_partitions([&more], &admin.options),
+    ))?;
     let deadline = Instant::now() + config.connect_timeout;
     while Instant::now() < deadline {
         match ask(client, topic, config.connect_timeout).map_err(AdminFailure::Engine)? {
             Ok(found) if found >= to => return Ok(()),
-            _ => std::thread::sleep(LOOK),
+            _ => rest(),
         }
     }
     Err(AdminFailure::Code(RDKafkaErrorCode::OperationTimedOut))
@@ -342,8 +354,8 @@ fn look_at_retention(config: &Config, dead: &Name, wrong: &mut Vec<String>) {
         return;
     };
     let asked = [ResourceSpecifier::Topic(dead)];
-    let answer = admin.run(admin.client.describe_configs(&asked, &admin.options));
-    let Some(Ok(found)) = answer.ok().and_then(|all| all.into_iter().next()) else {
+    let answered = answer(admin.client.describe_configs(&asked, &admin.options));
+    let Some(Ok(found)) = answered.ok().and_then(|all| all.into_iter().next()) else {
         return;
     };
     let value = |name| found.get(name).and_then(|entry| entry.value.as_deref());
@@ -384,14 +396,11 @@ impl Admin {
             .operation_timeout(Some(config.connect_timeout));
         Ok(Self { client, options })
     }
+}
 
-    /// Waits for an answer, on a thread that may block.
-    pub(super) fn run<T>(
-        &self,
-        question: impl Future<Output = Result<T, KafkaError>>,
-    ) -> Result<T, KafkaError> {
-        Handle::current().block_on(question)
-    }
+/// Waits for the answer to a question, on a thread that may block.
+pub(super) fn answer<T>(question: impl Future<Output = T>) -> T {
+    Handle::current().block_on(question)
 }
 
 /// Writes the client's log to ours.
@@ -432,10 +441,11 @@ fn explained(code: RDKafkaErrorCode) -> String {
     }
 }
 
+/// What became of one topic; the name comes with it.
+type TopicResult = Result<String, (String, RDKafkaErrorCode)>;
+
 /// The answer about the one topic that was asked for.
-fn first(
-    answer: Result<Vec<Result<String, (String, RDKafkaErrorCode)>>, KafkaError>,
-) -> Result<(), AdminFailure> {
+fn first(answer: Result<Vec<TopicResult>, KafkaError>) -> Result<(), AdminFailure> {
     match answer.map_err(AdminFailure::Client)?.into_iter().next() {
         Some(Err((_, code))) => Err(AdminFailure::Code(code)),
         Some(Ok(_)) => Ok(()),

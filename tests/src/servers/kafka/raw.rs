@@ -147,13 +147,15 @@ impl Raw {
     /// # Panics
     /// If that does not come.
     pub fn until_ready(&self, topic: &str, partitions: i32, copies: i32) {
+        let (of, copies) = (usize::try_from(partitions), usize::try_from(copies));
+        // Each broker hears of it in its own time, and any of them may be asked: so all of several answers have to be good.
+        let (mut good, wanted) = (0, copies.map_or(1, |copies| 1 + 5 * (copies - 1)));
         until("leaders of a topic", PATIENCE, || {
-            let (of, copies) = (usize::try_from(partitions), usize::try_from(copies));
             let isr = self.copies(topic);
-            Ok(isr.len()) == of
-                && isr
-                    .iter()
-                    .all(|(leader, have)| *leader > 0 && Ok(*have) == copies)
+            let ready = |(leader, have): &(i32, usize)| *leader > 0 && Ok(*have) == copies;
+            let all = Ok(isr.len()) == of && isr.iter().all(ready);
+            good = if all { good + 1 } else { 0 };
+            good >= wanted
         });
     }
 
@@ -304,7 +306,9 @@ impl Raw {
         config
             .set("enable.idempotence", "true")
             .set("partitioner", "murmur2_random")
-            .set("message.timeout.ms", "60000");
+            .set("message.timeout.ms", "60000")
+            // What a topic takes is for the topic to say.
+            .set("message.max.bytes", "10000000");
         config
     }
 

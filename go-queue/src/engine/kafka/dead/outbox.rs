@@ -78,18 +78,14 @@ impl Outbox {
         self.waiting.push_back(letter);
     }
 
-    /// How many letters are not stored yet.
-    pub(crate) fn out(&self) -> usize {
-        self.out
-    }
-
     /// Why letters cannot be stored at present, with the name of their topic; `None` if they can. While it is something, take in no
     /// more of the partitions that have letters here.
     pub(crate) fn trouble(&self) -> Option<&Arc<str>> {
         self.trouble.as_ref()
     }
 
-    /// Goes on, and appends the tickets of letters that all replicas have since: their records may be committed. `Ready`: nothing is on its way. `Pending`: the waker is registered for the rest.
+    /// Goes on, and appends the tickets of letters that all replicas have since: their records
+    /// may be committed. `Ready`: nothing is on its way. `Pending`: the waker is registered for the rest.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, done: &mut Vec<u64>) -> Poll<()> {
         loop {
             if self.under_way.is_none() {

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
+use tokio::time::Instant;
 
 use super::super::ENGINE;
 use super::super::config::Config;
@@ -45,7 +46,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// If a broker does not answer.
-    pub(super) fn from_the_beginning(
+    pub(super) fn whole(
         &self,
         partitions: &BTreeSet<u32>,
         mut each: impl FnMut(u32, &BorrowedMessage<'_>),

@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::client::Client as RdClient;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use tokio::time::Instant;
 
 use super::super::ENGINE;
 use super::super::config::Config;
@@ -19,6 +20,9 @@ use crate::engine::EngineError;
 
 /// How long the thread listens before it looks whether it should end.
 const LISTEN: Duration = Duration::from_millis(100);
+
+/// A record with what the ledger calls it by.
+pub(super) type Named<'a> = BaseRecord<'a, [u8], [u8], usize>;
 
 /// A producing client. Dropping it ends it without waiting; [`Client::end`] waits.
 pub(crate) struct Client {
@@ -143,10 +147,7 @@ impl Client {
     }
 
     /// Hands over one record. Never blocks.
-    pub(super) fn send<'a>(
-        &self,
-        record: BaseRecord<'a, [u8], [u8], usize>,
-    ) -> Result<(), (RDKafkaErrorCode, BaseRecord<'a, [u8], [u8], usize>)> {
+    pub(super) fn send<'a>(&self, record: Named<'a>) -> Result<(), (RDKafkaErrorCode, Named<'a>)> {
         self.producer.send(record).map_err(|(error, record)| {
             let code = error.rdkafka_error_code();
             (code.unwrap_or(RDKafkaErrorCode::InvalidArgument), record)

@@ -1,0 +1,107 @@
+//! Topics that change under their readers: deleted and created again, grown, written in transactions.
+
+use go_queue_tests::Journal;
+use go_queue_tests::servers::RawRecord;
+
+use crate::cluster::assert_nothing_lost;
+use crate::kafka::{GROUP, KafkaSetup, OnKafka, TOPIC};
+use crate::site::PATIENCE;
+
+/// New partitions and new topics are looked for this often.
+const WATCHFUL: &[(&str, &str)] = &[("topic.metadata.refresh.interval.ms", "1000")];
+
+/// A record as the worker reads it, noted as offered and, if it is to count, as accepted.
+fn step(journal: &Journal, key: &str, seq: u64, counts: bool) -> RawRecord {
+    let id = format!("{key}-{seq}");
+    journal.offer(&id);
+    if counts {
+        journal.accept(&id);
+    }
+    let payload = serde_json::json!({ "id": id, "key": key, "seq": seq, "micros": 0 });
+    RawRecord::new(key, payload.to_string())
+}
+
+#[test]
+fn a_kafka_topic_that_is_deleted_and_created_again_is_read_from_its_start() {
+    let setup = KafkaSetup {
+        properties: WATCHFUL,
+        ..KafkaSetup::default()
+    };
+    let Some(mut on) = OnKafka::start("kafka-recreated", &setup) else {
+        return;
+    };
+    let mut workers = [on.ready_worker(), on.ready_worker()];
+    on.records("before", 10, 60, 0).wait_success(PATIENCE);
+    on.site
+        .until("all have run", |ledger| ledger.finished_so_far() >= 600);
+    on.raw.delete(TOPIC);
+    on.raw.create(TOPIC, 8);
+    on.records("after", 2, 60, 0).wait_success(PATIENCE);
+    on.site.until("those of the new topic have run", |ledger| {
+        ledger.finished_so_far() >= 720
+    });
+    on.records("later", 20, 60, 0).wait_success(PATIENCE);
+    let report = on.settle(&mut workers);
+    // What a member has read of the new topic before all know that it is another one may run again.
+    assert_nothing_lost(&report);
+    assert_eq!(report.finished, 1920, "{report}");
+}
+
+#[test]
+fn partitions_that_are_added_to_a_kafka_topic_are_read() {
+    let setup = KafkaSetup {
+        partitions: 4,
+        properties: WATCHFUL,
+        ..KafkaSetup::default()
+    };
+    let Some(mut on) = OnKafka::start("kafka-grows", &setup) else {
+        return;
+    };
+    on.raw.grow("steps-dlt", 12);
+    let mut workers = [on.ready_worker(), on.ready_worker()];
+    on.records("before", 5, 60, 0).wait_success(PATIENCE);
+    on.raw.grow(TOPIC, 12);
+    // Keys move when a topic grows, as on every Kafka, so these are others.
+    on.records("after", 5, 120, 0).wait_success(PATIENCE);
+    let report = on.settle(&mut workers);
+    report.assert_kept();
+    assert_eq!((report.finished, report.repeated), (900, 0), "{report}");
+    let ends = on.raw.ends(TOPIC);
+    let fresh = ends[4..].iter().filter(|(_, end)| *end > 0).count();
+    assert!(fresh > 4, "nothing came into the new partitions: {ends:?}");
+}
+
+#[test]
+fn aborted_transactions_on_kafka_are_not_run_and_do_not_stop_the_position() {
+    let Some(mut on) = OnKafka::start("kafka-transactions", &KafkaSetup::default()) else {
+        return;
+    };
+    let journal = Journal::open(&on.site.folder.join("producer.journal")).expect("a new journal");
+    let writer = on.raw.transactional("writer");
+    for round in 0..40 {
+        let committed = round % 3 != 1;
+        let records = (0..25).map(|n| {
+            let (key, seq) = (format!("key{n}"), round);
+            if committed {
+                step(&journal, &key, seq, true)
+            } else {
+                // Nobody may ever see it, so it is not offered, and whoever runs it is found out.
+                let payload = serde_json::json!({
+                    "id": format!("aborted-{key}-{seq}"), "key": key, "seq": seq, "micros": 0,
+                });
+                RawRecord::new(key, payload.to_string())
+            }
+        });
+        writer.produce(TOPIC, records, committed);
+    }
+    let mut workers = [on.ready_worker(), on.ready_worker()];
+    let report = on.settle(&mut workers);
+    report.assert_kept();
+    assert_eq!((report.accepted, report.repeated), (27 * 25, 0), "{report}");
+    // The last round is committed, so behind the last record of each partition stands nothing but its marker.
+    let committed = on.raw.committed(GROUP, TOPIC);
+    for (at, (_, end)) in committed.iter().zip(on.raw.ends(TOPIC)) {
+        let at = at.expect("every partition has records");
+        assert!(at >= end - 1, "the position stands at {at} of {end}");
+    }
+}
