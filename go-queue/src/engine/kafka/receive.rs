@@ -538,11 +538,13 @@ impl TopicEnd {
         track.touched = true;
         track.at_end = false;
         // By number in what was drained: what is not taken, and where the log begins anew.
-        let (mut skip, mut anew) = (Vec::new(), None);
+        let (mut skip, mut anew, mut failed) = (Vec::new(), None, None);
         let (mut next, mut any, mut doubt) = (track.next().unwrap_or(0), false, track.doubt);
         for (number, raw) in drained.iter().enumerate() {
             if let Some(code) = raw.error() {
                 doubt = true;
+                // Such an error is at the record that was to come next.
+                failed = failed.or((raw.offset() >= 0).then_some(raw.offset()));
                 skip.push(number);
                 self.state
                     .error(code, &raw.error_text(), &self.topic, &self.group);
@@ -570,6 +572,7 @@ impl TopicEnd {
         // Back to the client at once: what is not given back counts there as fetched ahead.
         drop(drained);
         track.doubt = doubt;
+        track.start = track.start.or(failed);
         let Some(slice) = slice else { return true };
         if anew.is_some() {
             self.epochs += 1;
@@ -711,6 +714,7 @@ impl Receive for TopicEnd {
             if self.tick.as_mut().poll(cx).is_ready() {
                 turn.now = Instant::now();
                 self.tick.as_mut().reset(turn.now + TICK);
+                self.tracks().for_each(|track| track.queue.look());
                 continue;
             }
             return Poll::Pending;

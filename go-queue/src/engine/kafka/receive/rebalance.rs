@@ -183,6 +183,7 @@ impl TopicEnd {
         self.epochs += 1;
         let mut track = Track::new(self.epochs, partition, queue, now);
         if let Some(commit) = commit {
+            track.start = Some(commit.offset);
             track.know_finished(commit);
         }
         match self.tracks.iter_mut().find(|slot| slot.is_none()) {
@@ -208,16 +209,33 @@ impl TopicEnd {
 
     fn answer(&mut self, rebalance: Rebalance, known: &[Commit]) {
         let Some(client) = &self.client else { return };
+        let (change, partitions) = (rebalance.change(), rebalance.partitions().to_vec());
         if let Err(error) = client.answer(rebalance, known) {
             // The group goes on without us, and assigns anew.
             tracing::warn!(topic = %self.topic, group = %self.group, error, "a change of the assignment was not taken");
         }
         // librdkafka stops every partition around a rebalance, and goes on behind what it believes was consumed. An error that came
-        // through a queue counts there as a record: without this the record at its place would never come.
-        let doubtful: Vec<(i32, i64)> = self
+        // through a queue counts there as a record, and so does what was in a log that is gone: without this, records would never
+        // come. What came with this rebalance begins where the answer says.
+        let stay = |track: &&Track| {
+            let comes = change == Change::Assign && partitions.contains(&track.partition);
+            track.leaving.is_none() && !comes
+        };
+        let places: Vec<i32> = self
             .tracks()
-            .filter(|track| track.doubt)
-            .filter_map(|track| Some((track.partition, track.next()?)))
+            .filter(stay)
+            .map(|one| one.partition)
+            .collect();
+        let positions = client.positions(&places);
+        let wrong = |partition: i32, believed: i64| {
+            let mut tracks = self.tracks();
+            let track = tracks.find(|track| track.partition == partition)?;
+            let next = track.next().or(track.start)?;
+            (believed > next).then_some((partition, next))
+        };
+        let doubtful: Vec<(i32, i64)> = positions
+            .into_iter()
+            .filter_map(|(partition, believed)| wrong(partition, believed?))
             .collect();
         if !doubtful.is_empty()
             && let Err(error) = client.seek(&doubtful)

@@ -58,6 +58,8 @@ pub(super) struct Track {
     pub(super) dying: Vec<i64>,
     /// The partition goes: until when it may finish what is in hand.
     pub(super) leaving: Option<Instant>,
+    /// Where it is read from, if that is known before the first record.
+    pub(super) start: Option<i64>,
     /// Where this assignment began: nothing before it is ours to commit.
     first: Option<i64>,
     /// What the broker was told last, and whether it has confirmed that.
@@ -94,6 +96,7 @@ impl Track {
             out: 0,
             dying: Vec::new(),
             leaving: None,
+            start: None,
             first: None,
             told: None,
             confirmed: false,
