@@ -435,14 +435,6 @@ fn a_configuration_that_is_not_there_is_told() {
 }
 
 #[test]
-fn engines_that_are_not_part_of_this_program_are_told_with_the_handler() {
-    let yaml = "dq: { beanstalks: [a:1], redis: { host: \"b:2\" } }\nkq: { brokers: [\"a:1\"] }";
-    let report = report(app(handlers![alone, left_record], yaml));
-    has(&report, &["the kafka engine", "app::setup::left_record"]);
-    assert!(!report.contains("app::setup::alone"), "{report}");
-}
-
-#[test]
 fn dedup_stores_that_cannot_do_their_work_are_refused() {
     let topics = "kq: { engine: memory }";
     let nodes = "beanstalks: [a:1, b:1], redis: { host: \"r:1\" }";

@@ -38,6 +38,11 @@ fn target() -> &'static Path {
 
 /// What a program prints, line by line.
 fn lines(program: &str) -> Vec<String> {
+    let text = printed(program, &[]);
+    text.lines().map(str::to_owned).collect()
+}
+
+fn printed(program: &str, arguments: &[&Path]) -> String {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
         let built = cargo("build").status().expect("cargo runs");
@@ -48,11 +53,39 @@ fn lines(program: &str) -> Vec<String> {
     });
     let program = target().join("debug").join(program);
     let output = Command::new(&program)
+        .args(arguments)
         .output()
         .unwrap_or_else(|error| unreachable!("{} was built: {error}", program.display()));
     assert!(output.status.success(), "{output:?}");
-    let text = String::from_utf8(output.stdout).expect("paths are text");
-    text.lines().map(str::to_owned).collect()
+    String::from_utf8(output.stdout).expect("it is text")
+}
+
+#[test]
+fn engines_that_are_not_part_of_a_program_are_told_with_the_handler() {
+    let folder = go_queue_tests::Folder::new("bare");
+    let file = folder.path().join("app.yaml");
+    for (yaml, engine, handler, other) in [
+        (
+            "dq: { engine: memory }\nkq: { brokers: [\"a:1\"] }",
+            "the kafka engine",
+            "charge",
+            "remind",
+        ),
+        (
+            "dq: { beanstalks: [a:1] }\nkq: { engine: memory }",
+            "the beanstalkd engine",
+            "remind",
+            "charge",
+        ),
+    ] {
+        std::fs::write(&file, yaml).expect("the folder is ours");
+        let report = printed("linking-bare", &[&file]);
+        assert!(
+            report.contains(engine) && report.contains(handler),
+            "{report}"
+        );
+        assert!(!report.contains(other), "{report}");
+    }
 }
 
 #[test]

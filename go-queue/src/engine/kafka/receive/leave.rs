@@ -18,6 +18,9 @@ use crate::engine::EngineError;
 /// How long the brokers may take to answer the last commit.
 const BOUND: Duration = Duration::from_secs(10);
 
+/// A commit that was refused is tried again after this time.
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// How long one wait for an event lasts.
 const STEP: Duration = Duration::from_millis(50);
 
@@ -77,16 +80,18 @@ impl Farewell {
             .held
             .take()
             .filter(|held| held.change() != Change::Lost);
-        let mut why = None;
-        if !self.wanted.is_empty() {
-            // The group is left also if this fails: nobody else gets the partitions before.
-            why = match self.client.commit(&self.wanted) {
-                Ok(()) => self.hear_while(BOUND, |me| !me.wanted.is_empty()),
-                Err(error) => Some(error),
-            };
-        }
+        let began = Instant::now();
+        // Also what goes with the held event is still ours now.
+        let mut why = self.commit(BOUND);
         if let Some(held) = held {
-            self.answer(held);
+            self.part_with(held);
+        }
+        // While the group changes hands a commit may be refused. It is heard as soon as the members have found together again.
+        while !self.wanted.is_empty()
+            && let Some(left) = BOUND.checked_sub(began.elapsed())
+        {
+            self.hear_while(AGAIN.min(left), |_| true);
+            why = self.commit(left);
         }
         self.client.leave()?;
         self.hear_while(BOUND, |me| !me.client.has_left());
@@ -98,6 +103,35 @@ impl Farewell {
                 "{why}; what was finished since the last commit runs again"
             ))
         }
+    }
+
+    /// Commits what is wanted, and answers why that failed.
+    fn commit(&mut self, bound: Duration) -> Option<String> {
+        if self.wanted.is_empty() {
+            return None;
+        }
+        match self.client.commit(&self.wanted) {
+            Ok(()) => self.hear_while(bound, |me| !me.wanted.is_empty()),
+            Err(error) => Some(error),
+        }
+    }
+
+    /// Answers a rebalance. What it takes may be somebody else's from now on, who must not be set back by a late commit.
+    fn part_with(&mut self, rebalance: Rebalance) {
+        if rebalance.change() != Change::Assign {
+            let gone = rebalance.partitions();
+            let lost = self
+                .wanted
+                .extract_if(.., |one| gone.contains(&one.partition))
+                .count();
+            if lost > 0 {
+                tracing::warn!(
+                    partitions = lost,
+                    "left without a last commit: what was finished since the one before runs again"
+                );
+            }
+        }
+        self.answer(rebalance);
     }
 
     /// Takes events as long as it is so, until a commit has failed, or the time is over. Answers why the commit failed.
@@ -116,7 +150,7 @@ impl Farewell {
     /// Takes an event. Answers why a commit failed, if one has.
     fn take(&mut self, event: Event) -> Option<String> {
         match event {
-            Event::Rebalance(rebalance) => self.answer(rebalance),
+            Event::Rebalance(rebalance) => self.part_with(rebalance),
             Event::Committed { error, partitions } => {
                 let mut why = error;
                 for (partition, offset, error) in partitions {
