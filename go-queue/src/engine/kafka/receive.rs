@@ -57,7 +57,7 @@ const EVENTS: usize = 64;
 const SLICE_BYTES: usize = 8 << 20;
 
 /// So long the first partition that has records waits for the others that came with it.
-const WARM_UP: Duration = Duration::from_millis(30);
+const WARM_UP: Duration = Duration::from_millis(100);
 
 /// Whether partitions have come of which nothing was handed out yet.
 #[derive(Clone, Copy, Debug)]
