@@ -56,14 +56,14 @@ const EVENTS: usize = 64;
 /// A slice takes at most so many bytes, unless a single record is larger.
 const SLICE_BYTES: usize = 8 << 20;
 
-/// So long the first partition that has records waits for the others that came with it.
-const WARM_UP: Duration = Duration::from_millis(30);
+/// So long a partition that has given its first records waits for the others that came with it.
+const WARM_UP: Duration = Duration::from_millis(100);
 
 /// Whether partitions have come of which nothing was handed out yet.
 #[derive(Clone, Copy, Debug)]
 enum Warm {
     Done,
-    /// None has records yet.
+    /// None has given records yet.
     Waiting,
     /// The others may take so long.
     Until(Instant),
@@ -449,32 +449,20 @@ impl TopicEnd {
         }
     }
 
-    /// Partitions that came just now are fetched one after the other. The first waits a moment for the others, or it would fill all room
-    /// before they have their turn.
-    fn is_warming_up(&mut self, now: Instant) -> bool {
-        if matches!(self.warm, Warm::Done) {
-            return false;
+    /// Partitions that came just now are fetched one after the other. Whichever was first has given one slice, and waits a moment for
+    /// the others, or it would fill all room before they have their turn.
+    fn warm_up(&mut self, now: Instant) {
+        let fresh = |track: &Track| track.next().is_none() && track.leaving.is_none();
+        if let Warm::Until(until) = self.warm
+            && (now >= until || !self.tracks().any(fresh))
+        {
+            self.warm = Warm::Done;
         }
-        let fresh = |track: &&Track| track.next().is_none() && track.leaving.is_none();
-        let any = self
-            .tracks()
-            .filter(fresh)
-            .any(|track| track.queue.len() > 0);
-        let all = self
-            .tracks()
-            .filter(fresh)
-            .all(|track| track.queue.len() > 0);
-        match self.warm {
-            Warm::Done => {}
-            Warm::Waiting if any && !all => {
-                self.warm = Warm::Until(now + WARM_UP);
-                self.tick.as_mut().reset(now + WARM_UP);
-            }
-            Warm::Waiting if !all => {}
-            Warm::Until(until) if !all && now < until => {}
-            Warm::Waiting | Warm::Until(_) => self.warm = Warm::Done,
-        }
-        matches!(self.warm, Warm::Until(_))
+    }
+
+    /// Whether it must wait for the others.
+    fn gives_way(&self, track: &Track) -> bool {
+        matches!(self.warm, Warm::Until(_)) && track.next().is_some()
     }
 
     /// Whether records may be handed out: there is room at the pump, and in memory, unless nothing would ever end there.
@@ -485,7 +473,9 @@ impl TopicEnd {
 
     /// Whether a partition may be taken from. It stops while what it should give up cannot be written.
     fn takes_from(&self, track: &Track) -> bool {
-        track.takes_more() && (track.dying.is_empty() || self.outbox.trouble().is_none())
+        track.takes_more()
+            && !self.gives_way(track)
+            && (track.dying.is_empty() || self.outbox.trouble().is_none())
     }
 
     /// Takes a slice of one partition. Answers whether anything was taken out of any queue.
@@ -493,9 +483,7 @@ impl TopicEnd {
         if !self.has_room(turn) {
             return false;
         }
-        if self.is_warming_up(turn.now) {
-            return false;
-        }
+        self.warm_up(turn.now);
         let slots = self.tracks.len();
         for step in 0..slots {
             let slot = (self.next + step) % slots;
@@ -579,6 +567,11 @@ impl TopicEnd {
             turn.notice.push(Notice::Lost(track.epoch));
             track.begin_anew(self.epochs, &mut self.spares);
         }
+        if matches!(self.warm, Warm::Waiting) {
+            let until = turn.now + WARM_UP;
+            self.warm = Warm::Until(until);
+            self.tick.as_mut().reset(until);
+        }
         self.state.served();
         self.spares.held += slice.size();
         let (epoch, place, order) = (track.epoch, track.place(), self.order);
@@ -604,7 +597,6 @@ impl TopicEnd {
             .as_ref()
             .is_some_and(|client| client.events().is_ready())
             || room
-                && !matches!(self.warm, Warm::Until(_))
                 && self.tracks().any(|track| {
                     track.has_again() || track.queue.is_ready() && self.takes_from(track)
                 })
