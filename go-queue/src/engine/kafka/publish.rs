@@ -29,6 +29,12 @@ pub(super) use ledger::{Stored, log_line};
 /// So many records share one completion.
 const CHUNK: usize = 256;
 
+/// A record that was confirmed without a place in the log: perhaps it is there, perhaps not.
+const DOUBTED: RDKafkaErrorCode = RDKafkaErrorCode::DuplicateSequenceNumber;
+
+/// So often a record is sent again that is in doubt. Stored twice is better than never.
+const RESENDS: u32 = 8;
+
 /// How long after a client has become useless the next one is made.
 const RENEWAL: Duration = Duration::from_secs(1);
 
@@ -53,6 +59,20 @@ pub(super) struct Ready<'a> {
     pub(super) headers: OwnedHeaders,
     /// Milliseconds since 1970.
     pub(super) at: i64,
+}
+
+impl<'a> Ready<'a> {
+    fn of(out: &'a Outgoing, at: i64) -> Self {
+        let has = |null| !out.flags.contains(null);
+        Self {
+            topic: out.place.name(),
+            partition: None,
+            key: has(crate::message::Flags::NULL_KEY).then(|| out.body.key()),
+            payload: has(crate::message::Flags::NULL_PAYLOAD).then(|| out.body.payload()),
+            headers: record::outgoing(out),
+            at,
+        }
+    }
 }
 
 /// What became of one record.
@@ -274,21 +294,26 @@ impl Publisher {
         }
         let client = self.client();
         let at = self.clock.now().as_millis();
-        let ready = slice
+        let fit: Vec<&Outgoing> = slice
             .iter()
             .zip(&checked)
             .filter(|(_, checked)| checked.is_ok())
-            .map(|(out, _)| Ready {
-                topic: out.place.name(),
-                partition: None,
-                key: (!out.flags.contains(crate::message::Flags::NULL_KEY)).then(|| out.body.key()),
-                payload: (!out.flags.contains(crate::message::Flags::NULL_PAYLOAD))
-                    .then(|| out.body.payload()),
-                headers: record::outgoing(out),
-                at,
-            })
+            .map(|(out, _)| out)
             .collect();
-        let mut answers = self.produce(&client, ready).await.into_iter();
+        let ready = fit.iter().map(|out| Ready::of(out, at)).collect();
+        let mut answers = self.produce(&client, ready).await;
+        for _ in 0..RESENDS {
+            let doubted = |at: &usize| answers[*at] == Err(DOUBTED);
+            let again: Vec<usize> = (0..answers.len()).filter(doubted).collect();
+            if again.is_empty() {
+                break;
+            }
+            let ready = again.iter().map(|&n| Ready::of(fit[n], at)).collect();
+            for (n, answer) in again.iter().zip(self.produce(&client, ready).await) {
+                answers[*n] = answer;
+            }
+        }
+        let mut answers = answers.into_iter();
         checked
             .into_iter()
             .zip(&slice)

@@ -56,6 +56,9 @@ pub(super) fn explain(code: RDKafkaErrorCode, trouble: Option<&Trouble>, timeout
             "no broker confirmed it within {}{said}",
             format_duration(timeout)
         )),
+        super::DOUBTED => Why::Unknown(
+            "the broker takes it again and again for one that it has, and does not say where".to_owned(),
+        ),
         code => Why::Unknown(format!("{code}{said}")),
     }
 }

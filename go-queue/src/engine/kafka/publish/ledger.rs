@@ -10,7 +10,7 @@ use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::ProducerContext;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::{Answer, CHUNK};
+use super::{Answer, CHUNK, DOUBTED};
 
 /// Where a record is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +194,9 @@ impl ProducerContext for Ledger {
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
         let answer = match result {
+            // The broker took the batch for one that it has, and librdkafka believes it. On a partition that has just become
+            // somebody's it may have forgotten, or never had it.
+            Ok(message) if message.offset() < 0 => Err(DOUBTED),
             Ok(message) => Ok(Stored {
                 partition: u32::try_from(message.partition()).unwrap_or(0),
                 offset: message.offset(),

@@ -389,3 +389,17 @@ async fn key_and_payload_may_be_null_and_may_be_empty() {
         assert_eq!(headers.count(), 1);
     }
 }
+
+#[tokio::test]
+async fn a_record_that_the_broker_only_thinks_it_has_is_sent_again() {
+    let mock = mock();
+    let publisher = open(config(&mock)).await;
+    // librdkafka takes this answer for a success without a place in the log; the mock has stored nothing.
+    mock.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER; 2],
+    );
+    let stored = within("a record", one(&publisher, record("k", "1"))).await;
+    assert_eq!(stored.expect("stored").offset, 0, "it is in the log");
+    publisher.close().await.expect("all is confirmed");
+}
