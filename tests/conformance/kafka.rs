@@ -101,7 +101,17 @@ impl Subject for OnBroker {
 
     fn lacks(&self, case: &str) -> Option<&'static str> {
         const RETENTION: &str = "the broker removes what is old, whoever has read it";
-        case.starts_with("retention_").then_some(RETENTION)
+        const EAGER: &str = "an eager group takes every partition from every member at each change, whoever works on them";
+        let eager = self.config.protocol == RANGE;
+        match case {
+            "a_member_that_does_not_finish_is_bounded"
+            | "more_members_than_partitions_wait_their_turn"
+                if eager =>
+            {
+                Some(EAGER)
+            }
+            case => case.starts_with("retention_").then_some(RETENTION),
+        }
     }
 
     fn now(&self) -> WallTime {
