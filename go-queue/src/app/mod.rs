@@ -301,7 +301,8 @@ impl App {
         running.shut_down(deadline, std::future::pending()).await
     }
 
-    /// Starts and returns as soon as the engines are open and the lanes go; [`Running::ready`] says when all of them are served. Installs neither signal handlers nor a `tracing` subscriber.
+    /// Starts and returns as soon as the engines are open and the lanes go; [`Running::ready`] says when all of them are served.
+    /// Installs neither signal handlers nor a `tracing` subscriber.
     ///
     /// # Errors
     /// [`AppError::Setup`] with every problem of the set-up, [`AppError::Failed`] if an engine cannot be reached.
