@@ -107,8 +107,9 @@ impl Process {
     /// SIGCONT: it goes on and does not know that it was stopped.
     pub fn cont(&mut self) {
         if self.running() {
-            self.signal(Signal::CONT);
+            // First the line: what it does from now on must not seem to come before.
             self.driver.line(format_args!("cont {}", self.name));
+            self.signal(Signal::CONT);
         }
     }
 
