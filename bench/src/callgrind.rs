@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::figures::{NO_CPU_CLOCK, count};
@@ -14,17 +15,19 @@ use crate::terminal::say;
 const FEW: u64 = 10_000;
 const MANY: u64 = 40_000;
 
-/// Measures all variants of a scenario and says whether every limit was kept.
-pub(crate) fn run(scenario: &Scenario) -> Result<bool, String> {
+/// Measures all variants of a scenario and says whether every limit was kept. What each function took lies in `dir` afterwards, for
+/// `callgrind_annotate`.
+pub(crate) fn run(scenario: &Scenario, dir: &Path) -> Result<bool, String> {
     if scenario.instructions.is_empty() {
         return Err(format!("{} has no limits on instructions", scenario.name));
     }
+    std::fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     let mut each: BTreeMap<&str, f64> = BTreeMap::new();
     for limit in scenario.instructions {
         for variant in limit.floor.into_iter().chain([limit.variant]) {
             if !each.contains_key(variant) {
-                let few = instructions(scenario, variant, FEW)?;
-                let many = instructions(scenario, variant, MANY)?;
+                let few = instructions(scenario, variant, FEW, dir)?;
+                let many = instructions(scenario, variant, MANY, dir)?;
                 each.insert(variant, count(many.saturating_sub(few)) / count(MANY - FEW));
             }
         }
@@ -55,18 +58,27 @@ pub(crate) fn run(scenario: &Scenario) -> Result<bool, String> {
 
 /// All instructions of one contender that runs so many messages. Where a topic holds them it holds no more: what is fetched ahead
 /// would count too.
-fn instructions(scenario: &Scenario, variant: &str, messages: u64) -> Result<u64, String> {
+fn instructions(
+    scenario: &Scenario,
+    variant: &str,
+    messages: u64,
+    dir: &Path,
+) -> Result<u64, String> {
     let servers = match scenario.servers.kafka {
         Some(Records::Backlog(_)) => kafka(Records::Backlog(messages)),
+        Some(Records::Plain(_)) => kafka(Records::Plain(messages)),
         _ => scenario.servers,
     };
     let mut servers = Servers::start(servers)?;
     let (servers, scenario) = (servers.fresh(), scenario.name);
+    let profile = format!("callgrind.{scenario}.{variant}.{messages}");
     let own = std::env::current_exe().map_err(|error| format!("this program: {error}"))?;
     let mut child = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg("--tool=callgrind")
+        .arg(format!("--callgrind-out-file={profile}"))
         .arg(own)
         .arg("serve")
+        .current_dir(dir)
         .env(NO_CPU_CLOCK, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -87,7 +99,34 @@ fn instructions(scenario: &Scenario, variant: &str, messages: u64) -> Result<u64
     if !answer.contains("\ndone ") {
         return Err(format!("{variant} under valgrind: {answer}{log}"));
     }
-    log.lines()
+    let all: u64 = log
+        .lines()
         .find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok())
-        .ok_or_else(|| format!("valgrind did not say how much it collected: {log}"))
+        .ok_or_else(|| format!("valgrind did not say how much it collected: {log}"))?;
+    Ok(all.saturating_sub(by_the_clock(&dir.join(profile))?))
+}
+
+/// What librdkafka does once a second, however much it reads: under valgrind a second has few records.
+const ONCE_A_SECOND: &str = ":rd_kafka_stats_emit_tmr_cb ";
+
+/// Instructions that belong to the time a run took, and not to its messages.
+fn by_the_clock(profile: &Path) -> Result<u64, String> {
+    let output = Command::new("callgrind_annotate")
+        .args([
+            "--inclusive=yes",
+            "--threshold=100",
+            "--show-percs=no",
+            "--auto=no",
+        ])
+        .arg(profile)
+        .output()
+        .map_err(|error| format!("callgrind_annotate, which comes with valgrind: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find(|line| line.contains(ONCE_A_SECOND));
+    let Some(line) = line else { return Ok(0) };
+    let number = line.split_whitespace().next().unwrap_or_default();
+    let number = number.replace(',', "");
+    number
+        .parse()
+        .map_err(|_| format!("callgrind_annotate: {line}"))
 }

@@ -7,6 +7,7 @@
 
 mod beanstalkd;
 mod callgrind;
+mod client;
 mod contender;
 mod figures;
 mod kafka;
@@ -32,6 +33,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Arguments {
     name: Option<String>,
     runs: usize,
+    rows: Option<String>,
     callgrind: bool,
     dir: PathBuf,
 }
@@ -41,6 +43,7 @@ impl Arguments {
         let mut parsed = Self {
             name: None,
             runs: 5,
+            rows: None,
             callgrind: false,
             dir: PathBuf::from("target/bench"),
         };
@@ -54,6 +57,7 @@ impl Arguments {
                         .parse()
                         .map_err(|_| format!("--runs {text}: not a number"))?;
                 }
+                "--rows" => parsed.rows = Some(value("a part of their labels")?),
                 "--dir" => parsed.dir = PathBuf::from(value("a folder")?),
                 "--callgrind" => parsed.callgrind = true,
                 "--list" => {}
@@ -88,9 +92,10 @@ fn main() -> ExitCode {
             .find(|scenario| scenario.name == *name)
             .ok_or_else(|| format!("there is no scenario `{name}`; `bench/run` lists them"))?;
         if arguments.callgrind || scenario.rows.is_empty() {
-            callgrind::run(scenario)
+            callgrind::run(scenario, &arguments.dir)
         } else {
-            scenario::run(scenario, arguments.runs, &arguments.dir)
+            let rows = arguments.rows.as_deref();
+            scenario::run(scenario, arguments.runs, rows, &arguments.dir)
         }
     };
     match run() {

@@ -121,8 +121,14 @@ impl Medians {
     }
 }
 
-/// Runs it and says whether every goal was reached.
-pub(crate) fn run(scenario: &Scenario, runs: usize, dir: &Path) -> Result<bool, String> {
+/// Runs it and says whether every goal was reached. With `only`, just the rows whose label holds this text, and without a verdict.
+pub(crate) fn run(
+    scenario: &Scenario,
+    runs: usize,
+    only: Option<&str>,
+    dir: &Path,
+) -> Result<bool, String> {
+    let wanted = |row: &Row| only.is_none_or(|only| row.label.contains(only));
     let mut all: Vec<Vec<Figures>> = scenario.rows.iter().map(|_| Vec::new()).collect();
     let mut servers = Servers::start(scenario.servers)?;
     let mut versions = servers.versions();
@@ -135,6 +141,9 @@ pub(crate) fn run(scenario: &Scenario, runs: usize, dir: &Path) -> Result<bool, 
         };
         for at in order {
             let row = &scenario.rows[at];
+            if !wanted(row) {
+                continue;
+            }
             let mut contender = Contender::start(row.who, dir)?;
             fail(format_args!("round {} of {runs}: {}", round + 1, row.label));
             let servers = servers.fresh();
@@ -159,6 +168,10 @@ pub(crate) fn run(scenario: &Scenario, runs: usize, dir: &Path) -> Result<bool, 
         Figures::default(),
     );
     print(scenario, runs, &medians, &versions, dir);
+    if let Some(only) = only {
+        say(format_args!("only rows with `{only}`: no verdict"));
+        return Ok(true);
+    }
     Ok(verdict(scenario.name, &(scenario.goals)(&medians)))
 }
 
@@ -206,6 +219,9 @@ fn print(scenario: &Scenario, runs: usize, medians: &Medians, versions: &[String
     say(head);
     for row in scenario.rows {
         let figures = medians.row(row.label);
+        if figures.messages == 0 {
+            continue;
+        }
         let mut line = format!(
             "{:width$}  {:>10}  {:>12.0}  {:>10.1}  {:>10.3}",
             row.label,

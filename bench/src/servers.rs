@@ -26,6 +26,8 @@ pub(crate) enum Records {
     Nothing,
     /// So many, which every run reads from the start.
     Backlog(u64),
+    /// The same, not compressed.
+    Plain(u64),
 }
 
 pub(crate) const NO_SERVERS: Wanted = Wanted {

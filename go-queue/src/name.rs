@@ -105,6 +105,15 @@ impl Name {
         Ok(Self(Repr::Shared(Arc::from(text))))
     }
 
+    /// A name from text of the program, which is not copied.
+    ///
+    /// # Errors
+    /// If the text breaks the rule of [`check_name`].
+    pub(crate) fn of_program(text: &'static str) -> Result<Self, NameError> {
+        check_name(text)?;
+        Ok(Self(Repr::Literal(text)))
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         match &self.0 {

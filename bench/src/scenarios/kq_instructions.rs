@@ -1,20 +1,26 @@
 //! Instructions for each record on Kafka, all threads of the client among them: what does not depend on how busy the machine is.
+//!
+//! `client` is librdkafka alone, by hand; `drain` the engine without a pump; `decode` the same with typed payloads; `whole` the pump as
+//! a worker at its defaults has it. The records are not compressed: how much it takes to unpack depends on them, and is not ours.
 
 use std::sync::Arc;
 
 use go_queue::engine::kafka::{Config, Kafka};
-use go_queue::engine::{Engine, Subscribe};
+use go_queue::engine::{Engine, Order, Subscribe};
 use go_queue::name::Name;
+use go_queue::pipeline::Plan;
 use go_queue::prelude::*;
 use go_queue::time::Clock;
 
 use super::kq::{Log, on_runtime};
+use super::kq_push;
+use crate::client;
 use crate::figures::Figures;
-use crate::kafka::Order;
+use crate::kafka;
 use crate::lane;
 use crate::scenario::{Instructions, Scenario};
 use crate::serve::Parameters;
-use crate::servers::{Records, kafka};
+use crate::servers::{self, Records};
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "kq-instructions",
@@ -25,9 +31,15 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     work,
     instructions: &[
         Instructions {
-            variant: "drain",
+            variant: "client",
             floor: None,
             limit: 2300.0,
+        },
+        // Each record copied out, handed out, acknowledged, and counted for the commit.
+        Instructions {
+            variant: "drain",
+            floor: Some("client"),
+            limit: 750.0,
         },
         Instructions {
             variant: "decode",
@@ -40,32 +52,52 @@ pub(crate) const SCENARIO: Scenario = Scenario {
             floor: Some("decode"),
             limit: 400.0,
         },
+        // A thousand callers, each awaiting: JSON, record, acknowledgement, wake.
+        Instructions {
+            variant: "push",
+            floor: None,
+            limit: 17_000.0,
+        },
+        Instructions {
+            variant: "send-all",
+            floor: None,
+            limit: 13_500.0,
+        },
     ],
-    servers: kafka(Records::Backlog(0)),
+    servers: servers::kafka(Records::Plain(0)),
 };
 
 #[kq_handler(topic = "bench")]
-async fn nothing(order: Order) {
+async fn nothing(order: kafka::Order) {
     std::hint::black_box(&order);
 }
 
 fn work(variant: &str, parameters: &Parameters) -> Result<Figures, String> {
     let log = Log::of(parameters)?;
     let messages = parameters.number("messages", 10_000)?;
+    if variant == "client" {
+        return client::drain(&log.brokers, &log.topic, messages);
+    }
+    if let "push" | "send-all" = variant {
+        let callers = (variant == "push").then_some(1000);
+        return kq_push::with(log, messages, callers);
+    }
     let variant = variant.to_owned();
     on_runtime(async move {
         let text = |error: go_queue::engine::EngineError| error.to_string();
         let engine = Kafka::open(Config::new([log.brokers]), Clock::system());
         let engine = engine.await.map_err(text)?;
         let name = |name: &str| Name::new(name).map_err(|error| error.to_string());
-        let to = Subscribe::topic(name(&log.topic)?, name(&log.group)?);
+        let mut to = Subscribe::topic(name(&log.topic)?, name(&log.group)?);
+        to.order = Order::Key;
         let end = engine.subscribe(&to).await.map_err(text)?;
         let figures = match &*variant {
             "drain" => lane::drain(end, messages, |_| Ok(())).await?,
-            "decode" => lane::floor::<Order>(end, messages).await?,
+            "decode" => lane::floor::<kafka::Order>(end, messages).await?,
             "whole" => {
                 let layers: Vec<Arc<_>> = Vec::new();
-                lane::pump::<nothing>(&engine, &to, end, messages, layers, |_| {}).await?
+                let defaults = |plan: &mut Plan| plan.concurrency = 1000;
+                lane::pump::<nothing>(&engine, &to, end, messages, layers, defaults).await?
             }
             other => return Err(format!("no variant {other}")),
         };

@@ -71,13 +71,18 @@ fn work(variant: &str, parameters: &Parameters) -> Result<Figures, String> {
     let log = Log::of(parameters)?;
     let messages = parameters.number("messages", 400_000)?;
     let callers = parameters.number("callers", 1000)?;
+    with(log, messages, (!bulk).then_some(callers))
+}
+
+/// So many records, from so many callers that await each, or in bulk.
+pub(super) fn with(log: Log, messages: u64, callers: Option<u64>) -> Result<Figures, String> {
     on_runtime(async move {
         let producer = log.producer().await?;
         let watch = Stopwatch::start();
-        if bulk {
+        let Some(callers) = callers else {
             send_all(&producer, messages).await?;
             return Ok(watch.figures(messages));
-        }
+        };
         let took = push(&producer, messages, callers).await?;
         Ok(watch
             .figures(messages)

@@ -1,5 +1,6 @@
 //! Messages that are ready to be sent: what the typed builders gather, and how it becomes what an engine takes.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,14 +14,17 @@ use crate::time::{Clock, WallTime};
 use super::{Producer, Route};
 use sealed::Sealed;
 
+/// Key, encoded headers and payload lie in one buffer from the start, as engines take them: the payload comes first, and what comes
+/// later is put before it, mostly into room that the encoder has left.
 #[derive(Clone, Debug)]
 struct Parcel {
     name: &'static str,
-    payload: Result<Vec<u8>, Arc<str>>,
+    body: Vec<u8>,
+    key_len: usize,
+    head_len: usize,
     content: ContentType,
     flags: Flags,
-    key: Vec<u8>,
-    headers: Vec<u8>,
+    encode_error: Option<Arc<str>>,
     header_error: Option<headers::HeadersError>,
     id: Option<IdGiven>,
 }
@@ -33,44 +37,53 @@ enum IdGiven {
 
 impl Parcel {
     fn new<T: Produce + ?Sized>(name: &'static str, payload: &T) -> Self {
-        let (payload, flags) = match payload.encode() {
-            Ok(Some(bytes)) => (Ok(bytes), Flags::NULL_KEY),
-            Ok(None) => (Ok(Vec::new()), Flags::NULL_KEY.with(Flags::NULL_PAYLOAD)),
-            Err(error) => (Err(crate::outcome::reason(Chain(&*error))), Flags::NULL_KEY),
+        let null_payload = Flags::NULL_KEY.with(Flags::NULL_PAYLOAD);
+        let (payload, flags, error) = match payload.encode() {
+            Ok(Some(bytes)) => (bytes, Flags::NULL_KEY, None),
+            Ok(None) => (Vec::new(), null_payload, None),
+            Err(error) => {
+                let why = crate::outcome::reason(Chain(&*error));
+                (Vec::new(), Flags::NULL_KEY, Some(why))
+            }
         };
         Self {
-            name,
-            payload,
-            content: T::CONTENT,
             flags,
-            key: Vec::new(),
-            headers: Vec::new(),
-            header_error: None,
-            id: None,
+            encode_error: error,
+            ..Self::bytes(name, payload, T::CONTENT)
         }
     }
 
     fn bytes(name: &'static str, payload: Vec<u8>, content: ContentType) -> Self {
         Self {
             name,
-            payload: Ok(payload),
+            body: payload,
+            key_len: 0,
+            head_len: 0,
             content,
             flags: Flags::NULL_KEY,
-            key: Vec::new(),
-            headers: Vec::new(),
+            encode_error: None,
             header_error: None,
             id: None,
         }
     }
 
     fn set_key(&mut self, key: &[u8]) {
-        self.key = key.to_vec();
+        put(&mut self.body, 0..self.key_len, key);
+        self.key_len = key.len();
         self.flags = Flags(self.flags.0 & !Flags::NULL_KEY.0);
     }
 
     fn add_header(&mut self, name: &str, value: &[u8]) {
-        if let Err(error) = headers::encode(&mut self.headers, name, value) {
-            self.header_error.get_or_insert(error);
+        let mut encoded = Vec::new();
+        match headers::encode(&mut encoded, name, value) {
+            Ok(()) => {
+                let end = self.key_len + self.head_len;
+                put(&mut self.body, end..end, &encoded);
+                self.head_len += encoded.len();
+            }
+            Err(error) => {
+                self.header_error.get_or_insert(error);
+            }
         }
     }
 
@@ -78,10 +91,9 @@ impl Parcel {
         if let Some(error) = self.header_error {
             return Err(error.into());
         }
-        let payload = self.payload.map_err(|why| PublishError::Encode {
-            place: place.clone(),
-            why,
-        })?;
+        if let Some(why) = self.encode_error {
+            return Err(PublishError::Encode { place, why });
+        }
         let (id, named) = match self.id {
             Some(IdGiven::Named(name)) if name.is_empty() => {
                 return Err(PublishError::EmptyId { place });
@@ -90,23 +102,28 @@ impl Parcel {
             Some(IdGiven::Exact(id)) => (id, true),
             None => (Id::unique(), false),
         };
-        // The payload alone is the common case: its buffer becomes the body as it is.
-        let body = if self.key.is_empty() && self.headers.is_empty() {
-            Body::new(payload.into(), 0, 0)
-        } else {
-            Body::pack(&self.key, &self.headers, &payload)
-        };
         Ok(Outgoing {
             place,
             id,
             named,
-            body,
+            body: Body::new(self.body.into(), self.key_len, self.head_len),
             flags: self.flags,
             content: self.content,
             due,
             priority,
         })
     }
+}
+
+/// Puts bytes in the place of others.
+fn put(buffer: &mut Vec<u8>, place: Range<usize>, bytes: &[u8]) {
+    let (len, end) = (buffer.len(), place.start + bytes.len());
+    if end > place.end {
+        buffer.resize(len + end - place.end, 0);
+    }
+    buffer.copy_within(place.end..len, end);
+    buffer.truncate(len + end - place.end);
+    buffer[place.start..end].copy_from_slice(bytes);
 }
 
 /// A task that is ready to be sent. Nothing happens until [`Enqueue::send`] is awaited.
@@ -228,11 +245,9 @@ impl Enqueue {
     /// If the future is dropped the task may or may not be stored. Send it again with an [`Enqueue::id`] to be sure.
     pub async fn send(self, producer: &Producer) -> Result<TaskId, PublishError> {
         let (engine, outgoing) = self.ready(producer)?;
-        let published = first(
-            engine.publish.publish(vec![outgoing.clone()]).await,
-            engine.name,
-        )?;
-        Ok(Self::done(outgoing.place, &published))
+        let place = outgoing.place.clone();
+        let published = first(engine.publish.publish(vec![outgoing]).await, engine.name)?;
+        Ok(Self::done(place, &published))
     }
 }
 
@@ -285,11 +300,9 @@ impl Push {
     /// If the future is dropped the record may or may not be stored.
     pub async fn send(self, producer: &Producer) -> Result<Pushed, PublishError> {
         let (engine, outgoing) = self.ready(producer)?;
-        let published = first(
-            engine.publish.publish(vec![outgoing.clone()]).await,
-            engine.name,
-        )?;
-        Ok(Self::done(outgoing.place, &published))
+        let place = outgoing.place.clone();
+        let published = first(engine.publish.publish(vec![outgoing]).await, engine.name)?;
+        Ok(Self::done(place, &published))
     }
 }
 
@@ -377,7 +390,7 @@ impl Sendable for Enqueue {}
 impl Sendable for Push {}
 
 fn checked(name: &'static str) -> Result<Name, PublishError> {
-    Name::new(name).map_err(|error| PublishError::Name {
+    Name::of_program(name).map_err(|error| PublishError::Name {
         // It may hold anything, a line break too.
         name: name.escape_debug().take(80).collect(),
         error,
@@ -386,7 +399,39 @@ fn checked(name: &'static str) -> Result<Name, PublishError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn the_last_key_and_all_headers_stand_before_the_payload(
+            payload in prop::collection::vec(any::<u8>(), 0..200),
+            keys in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..3),
+            values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..3),
+            key_first in any::<bool>(),
+        ) {
+            let mut parcel = Parcel::bytes("orders", payload.clone(), ContentType::Raw);
+            let set_keys = |parcel: &mut Parcel| keys.iter().for_each(|key| parcel.set_key(key));
+            if key_first {
+                set_keys(&mut parcel);
+            }
+            for value in &values {
+                parcel.add_header("h", value);
+            }
+            if !key_first {
+                set_keys(&mut parcel);
+            }
+            let place = Place::Topic(Name::literal("orders"));
+            let packed = parcel.pack(place, WallTime::EPOCH, DEFAULT_PRIORITY).expect("within the format");
+            let key = keys.last().cloned().unwrap_or_default();
+            prop_assert_eq!(packed.body.key(), &key[..]);
+            prop_assert_eq!(packed.body.payload(), &payload[..]);
+            let found: Vec<_> = headers::iter(packed.body.raw_headers()).map(|(_, value)| value.to_vec()).collect();
+            prop_assert_eq!(found, values);
+            prop_assert_eq!(packed.flags.contains(Flags::NULL_KEY), keys.is_empty());
+        }
+    }
 
     #[test]
     fn an_empty_id_is_refused() {

@@ -19,11 +19,12 @@ use super::config::Config;
 use super::{ENGINE, record, topics};
 use crate::engine::{BoxFuture, EngineError, Outgoing, Publish, PublishError, Published};
 use crate::name::{Name, Place};
-use crate::time::Clock;
+use crate::time::{Clock, WallTime};
 
 use client::Named;
 pub(super) use client::{Client, unusable};
 
+use ledger::Opened;
 pub(super) use ledger::{Stored, log_line};
 
 /// So many records share one completion.
@@ -186,6 +187,17 @@ impl Publisher {
         answers
     }
 
+    /// The same for a single record, as nearly every caller has it.
+    async fn produce_one(&self, client: &Client, ready: Ready<'_>) -> Answer {
+        let cost = client.cost(&ready);
+        if self.closed.load(Ordering::Acquire) || !client.ledger().room(cost).await {
+            return Err(failure::CLOSED);
+        }
+        let (mut opened, done) = client.ledger().begin_one(cost);
+        self.hand(client, &mut opened, 0, ready, &mut None).await;
+        done.await.unwrap_or(Err(failure::CLOSED))
+    }
+
     /// Waits for room and hands over a chunk.
     async fn hand_over(&self, client: &Client, chunk: Vec<Ready<'_>>) -> Pending {
         let count = chunk.len();
@@ -194,33 +206,44 @@ impl Publisher {
             return Pending::Closed(count);
         }
         let (mut opened, done) = client.ledger().begin(count, cost);
-        let deadline = Instant::now() + self.config.producer.message_timeout;
+        let mut deadline = None;
         for (index, ready) in chunk.into_iter().enumerate() {
-            let mut record = Named::with_opaque_to(ready.topic, opened.opaque(index))
-                .headers(ready.headers)
-                .timestamp(ready.at);
-            record.partition = ready.partition.and_then(|one| i32::try_from(one).ok());
-            record.key = ready.key;
-            record.payload = ready.payload;
-            loop {
-                match client.send(record) {
-                    Ok(()) => {
-                        opened.handed(index);
-                        break;
-                    }
-                    // Our own count is a little ahead of the client's, which frees a batch when all of it is answered.
-                    Err((RDKafkaErrorCode::QueueFull, back)) if Instant::now() < deadline => {
-                        record = back;
-                        tokio::time::sleep(Duration::from_millis(2)).await;
-                    }
-                    Err((code, _)) => {
-                        opened.refused(index, code);
-                        break;
-                    }
-                }
-            }
+            self.hand(client, &mut opened, index, ready, &mut deadline)
+                .await;
         }
         Pending::Asked(done, count)
+    }
+
+    /// Hands over one record of what was opened. Its queue may be full until the deadline, which begins then.
+    async fn hand(
+        &self,
+        client: &Client,
+        opened: &mut Opened<'_>,
+        index: usize,
+        ready: Ready<'_>,
+        deadline: &mut Option<Instant>,
+    ) {
+        let mut record = Named::with_opaque_to(ready.topic, opened.opaque(index))
+            .headers(ready.headers)
+            .timestamp(ready.at);
+        record.partition = ready.partition.and_then(|one| i32::try_from(one).ok());
+        record.key = ready.key;
+        record.payload = ready.payload;
+        loop {
+            let (code, back) = match client.send(record) {
+                Ok(()) => return opened.handed(index),
+                Err(refused) => refused,
+            };
+            let until = || Instant::now() + self.config.producer.message_timeout;
+            // Our own count is a little ahead of the client's, which frees a batch when all of it is answered.
+            if code != RDKafkaErrorCode::QueueFull
+                || Instant::now() >= *deadline.get_or_insert_with(until)
+            {
+                return opened.refused(index, code);
+            }
+            record = back;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// What is refused before any byte leaves.
@@ -232,7 +255,7 @@ impl Publisher {
             });
         }
         out.check_size(true)?;
-        if out.due > self.clock.now() {
+        if out.due != WallTime::EPOCH && out.due > self.clock.now() {
             return Err(PublishError::Unsupported {
                 engine: ENGINE,
                 what: "delay a record of a topic; send a task for later".to_owned(),
@@ -320,17 +343,48 @@ impl Publisher {
             .map(|(checked, out)| {
                 checked?;
                 let answer = answers.next().unwrap_or(Err(failure::CLOSED));
-                answer
-                    .map(|stored| Published {
-                        id: out.id,
-                        existed: false,
-                        token: None,
-                        partition: stored.partition,
-                        offset: stored.offset,
-                    })
-                    .map_err(|code| client.why(code).publish(out))
+                published(&client, out, answer)
             })
             .collect()
+    }
+
+    /// The same for a slice of one, without its lists.
+    async fn accept_one(&self, out: Outgoing) -> Result<Published, PublishError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(PublishError::Closed { engine: ENGINE });
+        }
+        self.check(&out)?;
+        if let Err(error) = self.create(std::slice::from_ref(&out)).await {
+            return Err(PublishError::Unavailable {
+                engine: ENGINE,
+                why: Arc::from(error.to_string()),
+                maybe_stored: false,
+            });
+        }
+        let client = self.client();
+        let at = self.clock.now().as_millis();
+        let mut answer = Err(DOUBTED);
+        for _ in 0..=RESENDS {
+            answer = self.produce_one(&client, Ready::of(&out, at)).await;
+            if answer != Err(DOUBTED) {
+                break;
+            }
+        }
+        published(&client, &out, answer)
+    }
+}
+
+/// What the caller hears of a record.
+fn published(client: &Client, out: &Outgoing, answer: Answer) -> Result<Published, PublishError> {
+    match answer {
+        Ok(stored) => Ok(Published {
+            id: out.id,
+            existed: false,
+            token: None,
+            partition: stored.partition,
+            offset: stored.offset,
+        }),
+        Err(code) => Err(client.why(code).publish(out)),
     }
 }
 
@@ -341,7 +395,10 @@ enum Pending {
 
 impl Publish for Publisher {
     fn publish(&self, slice: Vec<Outgoing>) -> BoxFuture<'_, Vec<Result<Published, PublishError>>> {
-        Box::pin(self.accept(slice))
+        match <[Outgoing; 1]>::try_from(slice) {
+            Ok([out]) => Box::pin(async { vec![self.accept_one(out).await] }),
+            Err(slice) => Box::pin(self.accept(slice)),
+        }
     }
 }
 

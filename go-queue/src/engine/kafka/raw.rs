@@ -15,76 +15,33 @@
     reason = "the crate offers neither queues of partitions with callbacks, nor batches, nor held rebalances"
 )]
 
-use std::ffi::{CStr, CString, c_char, c_void};
+mod bell;
+mod event;
+mod list;
+mod record;
+
+use std::ffi::{CStr, CString, c_char};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Waker;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::bindings as sys;
 use rdkafka::types::RDKafkaRespErr;
 
+use bell::{Signal, on_filled};
+use event::RawEvent;
+use list::List;
+use record::bytes;
+
+pub(super) use bell::Bell;
+pub(super) use event::{Change, Event, Rebalance};
+pub(super) use record::{Drained, Record, Room};
+
 /// The most records that one drain brings.
 pub(super) const MOST: usize = crate::engine::MAX_SLICE;
-
-/// Wakes whoever waits for any queue of one end.
-#[derive(Debug)]
-pub(super) struct Bell {
-    /// Somebody waits: the next ring wakes him.
-    armed: AtomicBool,
-    waker: Mutex<Waker>,
-}
-
-impl Bell {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            armed: AtomicBool::new(false),
-            waker: Mutex::new(Waker::noop().clone()),
-        })
-    }
-
-    /// From now on a ring wakes this waker, once. Look at the signals after this: what rang before did not wake.
-    pub(super) fn arm(&self, waker: &Waker) {
-        {
-            let mut kept = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
-            if !kept.will_wake(waker) {
-                kept.clone_from(waker);
-            }
-        }
-        self.armed.store(true, Ordering::SeqCst);
-    }
-
-    /// Wakes who waits. Runs on threads of librdkafka, under the lock of a queue: it only wakes.
-    pub(super) fn ring(&self) {
-        if self.armed.swap(false, Ordering::SeqCst) {
-            self.waker
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .wake_by_ref();
-        }
-    }
-}
-
-/// Whether one queue may have something, and the bell that it rings.
-#[derive(Debug)]
-struct Signal {
-    ready: AtomicBool,
-    bell: Arc<Bell>,
-}
-
-/// Called by librdkafka when an empty queue gets something.
-///
-/// # Safety
-/// `opaque` is the [`Signal`] of the queue, which outlives the callback.
-unsafe extern "C" fn on_filled(_: *mut sys::rd_kafka_t, opaque: *mut c_void) {
-    // SAFETY: `Queue::new` passed a pointer into an `Arc<Signal>`, which `Queue` keeps until it has taken the callback away.
-    let signal = unsafe { &*opaque.cast::<Signal>() };
-    signal.ready.store(true, Ordering::SeqCst);
-    signal.bell.ring();
-}
 
 /// A client, destroyed when nothing of it is left.
 #[derive(Debug)]
@@ -152,85 +109,6 @@ fn checked(code: RDKafkaRespErr) -> Result<(), String> {
         Ok(())
     } else {
         Err(describe(code))
-    }
-}
-
-/// A list of partitions of librdkafka's.
-struct List(NonNull<sys::rd_kafka_topic_partition_list_t>);
-
-impl List {
-    fn new(topic: &CStr, partitions: impl ExactSizeIterator<Item = (i32, i64)>) -> Self {
-        let room = i32::try_from(partitions.len()).unwrap_or(i32::MAX);
-        // SAFETY: makes a list, and ends the process if there is no memory.
-        let list = unsafe { sys::rd_kafka_topic_partition_list_new(room) };
-        let list = Self(NonNull::new(list).expect("librdkafka ends the process without memory"));
-        for (partition, offset) in partitions {
-            // SAFETY: the list is live, the topic ends with a zero byte and is copied; the element lies in the list until the next
-            // one is added.
-            unsafe {
-                let element = sys::rd_kafka_topic_partition_list_add(
-                    list.0.as_ptr(),
-                    topic.as_ptr(),
-                    partition,
-                );
-                (*element).offset = offset;
-            }
-        }
-        list
-    }
-
-    /// Puts the texts of commits into the list, which has an element for each, in order.
-    fn annotate(&self, rk: *mut sys::rd_kafka_t, commits: &[Commit]) {
-        for (at, commit) in commits.iter().enumerate() {
-            let len = commit.text.len();
-            if len == 0 || at >= self.elements().len() {
-                continue;
-            }
-            // SAFETY: `at` is within the list, which is ours. It gives its texts back with the memory of the C library, from where
-            // this one comes, with room for all of its bytes.
-            unsafe {
-                let text = sys::rd_kafka_mem_malloc(rk, len);
-                if text.is_null() {
-                    continue;
-                }
-                ptr::copy_nonoverlapping(commit.text.as_ptr(), text.cast(), len);
-                let element = (*self.0.as_ptr()).elems.add(at);
-                (*element).metadata = text;
-                (*element).metadata_size = len;
-            }
-        }
-    }
-
-    fn elements(&self) -> &[sys::rd_kafka_topic_partition_t] {
-        // SAFETY: `self` owns the list.
-        unsafe { elements(self.0.as_ptr()) }
-    }
-}
-
-impl Drop for List {
-    fn drop(&mut self) {
-        // SAFETY: made in `new`, and nobody else's.
-        unsafe { sys::rd_kafka_topic_partition_list_destroy(self.0.as_ptr()) }
-    }
-}
-
-/// The elements of a list.
-///
-/// # Safety
-/// `list` is null or a list that stays as it is for `'a`.
-unsafe fn elements<'a>(
-    list: *const sys::rd_kafka_topic_partition_list_t,
-) -> &'a [sys::rd_kafka_topic_partition_t] {
-    if list.is_null() {
-        return &[];
-    }
-    // SAFETY: a live list has `cnt` elements behind `elems`, which may be null when there are none.
-    unsafe {
-        let count = usize::try_from((*list).cnt).unwrap_or(0);
-        if count == 0 || (*list).elems.is_null() {
-            return &[];
-        }
-        std::slice::from_raw_parts((*list).elems, count)
     }
 }
 
@@ -341,342 +219,6 @@ impl Drop for Queue {
     }
 }
 
-/// Where drained records lie: made once, used again.
-#[derive(Debug)]
-pub(super) struct Room(Box<[*mut sys::rd_kafka_message_t; MOST]>);
-
-// SAFETY: between drains the pointers are never looked at.
-unsafe impl Send for Room {}
-
-impl Room {
-    pub(super) fn new() -> Self {
-        Self(Box::new([ptr::null_mut(); MOST]))
-    }
-}
-
-/// Records out of one queue. Given back to librdkafka on drop.
-#[derive(Debug)]
-pub(super) struct Drained<'a> {
-    records: &'a [*mut sys::rd_kafka_message_t],
-    /// Keeps the client.
-    queue: PhantomData<&'a Queue>,
-}
-
-impl Drained<'_> {
-    /// One after the other, in the order of the queue. Errors of the partition are among them.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Record<'_>> + Clone {
-        self.records.iter().map(|record| {
-            // SAFETY: librdkafka has filled in live messages, which are ours until `drop`.
-            Record(unsafe { &**record })
-        })
-    }
-}
-
-impl Drop for Drained<'_> {
-    fn drop(&mut self) {
-        for record in self.records {
-            // SAFETY: each is ours, is given back once, and nobody borrows from it any more.
-            unsafe { sys::rd_kafka_message_destroy(*record) }
-        }
-    }
-}
-
-/// A record, or an error of its partition.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Record<'a>(&'a sys::rd_kafka_message_t);
-
-impl<'a> Record<'a> {
-    /// `None` for a record.
-    pub(super) fn error(self) -> Option<RDKafkaRespErr> {
-        (self.0.err != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).then_some(self.0.err)
-    }
-
-    /// What librdkafka says of the error.
-    pub(super) fn error_text(self) -> String {
-        // SAFETY: the message is live; the text is its payload or static.
-        unsafe { text(sys::rd_kafka_message_errstr(self.0)) }
-    }
-
-    pub(super) fn offset(self) -> i64 {
-        self.0.offset
-    }
-
-    /// `None` is not the same as empty.
-    pub(super) fn key(self) -> Option<&'a [u8]> {
-        // SAFETY: the message is live for `'a`, and has so many bytes there.
-        unsafe { bytes(self.0.key, self.0.key_len) }
-    }
-
-    /// `None` for a tombstone.
-    pub(super) fn payload(self) -> Option<&'a [u8]> {
-        // SAFETY: as above.
-        unsafe { bytes(self.0.payload, self.0.len) }
-    }
-
-    /// Milliseconds since the Unix epoch, or -1 if it has none.
-    pub(super) fn timestamp(self) -> i64 {
-        let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
-        // SAFETY: the message is live, and `kind` is written to.
-        unsafe { sys::rd_kafka_message_timestamp(self.0, &raw mut kind) }
-    }
-
-    /// Whether it has no headers, seen without asking: librdkafka makes a list of them first, which costs as much as all the rest of
-    /// a record. False where only asking tells.
-    #[inline]
-    fn is_bare(self) -> bool {
-        // SAFETY: answers a number.
-        let known = matches!(unsafe { sys::rd_kafka_version() } >> 16, 0x020c);
-        // SAFETY: the message is live.
-        let in_batch = known && unsafe { sys::rd_kafka_message_leader_epoch(self.0) } >= 0;
-        if !in_batch || self.0.payload.is_null() || self.0.len == 0 {
-            return false;
-        }
-        // SAFETY: only records of batches (format 2) have an epoch. There the number of headers follows the value, and that it is there
-        // was checked when the record was read. Versions 2.12 of librdkafka hand out values where they lie in the batch, which is one
-        // piece of memory that the message keeps; other versions are asked. A test runs this under valgrind.
-        unsafe { *self.0.payload.cast::<u8>().add(self.0.len) == 0 }
-    }
-
-    /// Its headers, in order. A value may be null.
-    pub(super) fn headers(self) -> Option<RawHeaders<'a>> {
-        if self.is_bare() {
-            return None;
-        }
-        let mut headers = ptr::null_mut();
-        // SAFETY: the message is live; the headers are parsed into it and live as long.
-        let code = unsafe { sys::rd_kafka_message_headers(self.0, &raw mut headers) };
-        let found = code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
-        Some(RawHeaders {
-            headers: NonNull::new(headers).filter(|_| found)?,
-            next: 0,
-            record: PhantomData,
-        })
-    }
-}
-
-/// Bytes of a message.
-///
-/// # Safety
-/// `start` is null, or has `len` bytes that stay as they are for `'a`.
-unsafe fn bytes<'a>(start: *const c_void, len: usize) -> Option<&'a [u8]> {
-    if start.is_null() {
-        return None;
-    }
-    // SAFETY: as promised by the caller.
-    Some(unsafe { std::slice::from_raw_parts(start.cast(), len) })
-}
-
-/// Headers of one record: names and values.
-#[derive(Clone, Debug)]
-pub(super) struct RawHeaders<'a> {
-    headers: NonNull<sys::rd_kafka_headers_t>,
-    next: usize,
-    record: PhantomData<&'a ()>,
-}
-
-impl<'a> Iterator for RawHeaders<'a> {
-    type Item = (&'a [u8], Option<&'a [u8]>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
-        // SAFETY: the headers live as long as their record, so for `'a`; the three are written to.
-        let code = unsafe {
-            sys::rd_kafka_header_get_all(
-                self.headers.as_ptr(),
-                self.next,
-                &raw mut name,
-                &raw mut value,
-                &raw mut size,
-            )
-        };
-        if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR || name.is_null() {
-            return None;
-        }
-        self.next += 1;
-        // SAFETY: the name ends with a zero byte, the value has `size` bytes; both live as long as the record.
-        unsafe { Some((CStr::from_ptr(name).to_bytes(), bytes(value, size))) }
-    }
-}
-
-/// What a client says.
-#[derive(Debug)]
-pub(super) enum Event {
-    /// Partitions come or go; to be answered by [`Client::answer`].
-    Rebalance(Rebalance),
-    /// Offsets were committed, or not: of the whole, and of each partition.
-    Committed {
-        error: Option<RDKafkaRespErr>,
-        partitions: Vec<(i32, i64, Option<RDKafkaRespErr>)>,
-    },
-    /// Something is wrong. What is fatal ends the client.
-    Error {
-        code: RDKafkaRespErr,
-        fatal: bool,
-        text: String,
-    },
-    /// A line for the log; the level is that of syslog.
-    Log {
-        level: i32,
-        facility: String,
-        text: String,
-    },
-    /// Figures, as JSON.
-    Figures(String),
-    /// Records that did not go through the queue of their partition.
-    Strays(Vec<(i32, i64)>),
-    /// Nothing that concerns us.
-    Other,
-}
-
-/// What is to happen to partitions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    /// They come.
-    Assign,
-    /// They go.
-    Revoke,
-    /// They are somebody else's already: nothing of them can be committed.
-    Lost,
-}
-
-/// Partitions that come or go. The group waits until it is answered; dropping it unanswered is left to librdkafka, which lets all go.
-#[derive(Debug)]
-pub(super) struct Rebalance {
-    /// Given back when the rebalance is answered.
-    _event: RawEvent,
-    change: Change,
-    partitions: Vec<i32>,
-}
-
-impl Rebalance {
-    pub(super) fn change(&self) -> Change {
-        self.change
-    }
-
-    pub(super) fn partitions(&self) -> &[i32] {
-        &self.partitions
-    }
-}
-
-/// An event of librdkafka's, given back on drop.
-#[derive(Debug)]
-struct RawEvent {
-    event: NonNull<sys::rd_kafka_event_t>,
-    /// After `event`, which must be gone first.
-    handle: Arc<Handle>,
-}
-
-// SAFETY: an event has one owner, and librdkafka does not care on which thread.
-unsafe impl Send for RawEvent {}
-
-impl Drop for RawEvent {
-    fn drop(&mut self) {
-        // SAFETY: ours, and given back once.
-        unsafe { sys::rd_kafka_event_destroy(self.event.as_ptr()) }
-    }
-}
-
-impl RawEvent {
-    fn ptr(&self) -> *mut sys::rd_kafka_event_t {
-        self.event.as_ptr()
-    }
-
-    fn open(self) -> Event {
-        let code = self.code();
-        // SAFETY: the event is live here and in every call below. Each asks what an event of this kind has; what is answered lives as
-        // long as the event and is copied.
-        match unsafe { sys::rd_kafka_event_type(self.ptr()) } {
-            sys::RD_KAFKA_EVENT_REBALANCE => self.rebalance(code),
-            sys::RD_KAFKA_EVENT_OFFSET_COMMIT => {
-                let partitions = self.elements().iter();
-                Event::Committed {
-                    partitions: partitions
-                        .map(|of| (of.partition, of.offset, failure(of.err)))
-                        .collect(),
-                    error: failure(code),
-                }
-            }
-            // SAFETY: see above.
-            sys::RD_KAFKA_EVENT_ERROR => unsafe {
-                Event::Error {
-                    code,
-                    fatal: sys::rd_kafka_event_error_is_fatal(self.ptr()) != 0,
-                    text: text(sys::rd_kafka_event_error_string(self.ptr())),
-                }
-            },
-            sys::RD_KAFKA_EVENT_LOG => self.log(),
-            sys::RD_KAFKA_EVENT_STATS => {
-                // SAFETY: see above.
-                Event::Figures(unsafe { text(sys::rd_kafka_event_stats(self.ptr())) })
-            }
-            sys::RD_KAFKA_EVENT_FETCH => self.strays(),
-            _ => Event::Other,
-        }
-    }
-
-    fn code(&self) -> RDKafkaRespErr {
-        // SAFETY: the event is live.
-        unsafe { sys::rd_kafka_event_error(self.ptr()) }
-    }
-
-    fn list(&self) -> *mut sys::rd_kafka_topic_partition_list_t {
-        // SAFETY: the event is live; null if it has no list.
-        unsafe { sys::rd_kafka_event_topic_partition_list(self.ptr()) }
-    }
-
-    fn elements(&self) -> &[sys::rd_kafka_topic_partition_t] {
-        // SAFETY: the list belongs to the event, which is borrowed.
-        unsafe { elements(self.list()) }
-    }
-
-    fn rebalance(self, code: RDKafkaRespErr) -> Event {
-        let change = match code {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Change::Assign,
-            // SAFETY: the client is live.
-            _ if unsafe { sys::rd_kafka_assignment_lost(self.handle.rk()) } != 0 => Change::Lost,
-            _ => Change::Revoke,
-        };
-        Event::Rebalance(Rebalance {
-            partitions: self.elements().iter().map(|of| of.partition).collect(),
-            change,
-            _event: self,
-        })
-    }
-
-    fn log(&self) -> Event {
-        let (mut facility, mut line, mut level) = (ptr::null(), ptr::null(), 0);
-        // SAFETY: the event is live, the three are written to, and the texts live as long as the event.
-        unsafe {
-            sys::rd_kafka_event_log(self.ptr(), &raw mut facility, &raw mut line, &raw mut level);
-            Event::Log {
-                level,
-                facility: text(facility),
-                text: text(line),
-            }
-        }
-    }
-
-    fn strays(&self) -> Event {
-        // SAFETY: the event is live and has so many messages; they belong to it.
-        let found = unsafe {
-            let count = sys::rd_kafka_event_message_count(self.ptr());
-            let mut found = vec![ptr::null(); count];
-            let count = sys::rd_kafka_event_message_array(self.ptr(), found.as_mut_ptr(), count);
-            found.truncate(count);
-            found
-        };
-        let place = found.into_iter().map(|message| {
-            // SAFETY: each is a live message of the event.
-            unsafe { ((*message).partition, (*message).offset) }
-        });
-        Event::Strays(place.collect())
-    }
-}
-
-fn failure(code: RDKafkaRespErr) -> Option<RDKafkaRespErr> {
-    (code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).then_some(code)
-}
-
 /// A consumer of one topic: the client, and the queue of its events.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -748,7 +290,7 @@ impl Client {
     pub(super) fn join(&self) -> Result<(), String> {
         let list = List::new(&self.topic, std::iter::once((ANY_PARTITION, NOWHERE)));
         // SAFETY: client and list are live; the list is copied.
-        checked(unsafe { sys::rd_kafka_subscribe(self.handle.rk(), list.0.as_ptr()) })
+        checked(unsafe { sys::rd_kafka_subscribe(self.handle.rk(), list.as_ptr()) })
     }
 
     /// Where events come.
@@ -782,7 +324,7 @@ impl Client {
             (*partition, known.map_or(NOWHERE, |commit| commit.offset))
         });
         let all = List::new(&self.topic, places);
-        let list = all.0.as_ptr();
+        let list = all.as_ptr();
         // SAFETY: client and list are live; the list is copied. The protocol is a static text.
         let answered = unsafe {
             let protocol = sys::rd_kafka_rebalance_protocol(rk);
@@ -813,7 +355,7 @@ impl Client {
         checked(unsafe {
             sys::rd_kafka_commit_queue(
                 self.handle.rk(),
-                list.0.as_ptr(),
+                list.as_ptr(),
                 self.events.ptr.as_ptr(),
                 None,
                 ptr::null_mut(),
@@ -834,7 +376,7 @@ impl Client {
         let asked = partitions.iter().map(|partition| (*partition, NOWHERE));
         let list = List::new(&self.topic, asked);
         // SAFETY: client and list are live; the offsets are filled in.
-        unsafe { sys::rd_kafka_position(self.handle.rk(), list.0.as_ptr()) };
+        unsafe { sys::rd_kafka_position(self.handle.rk(), list.as_ptr()) };
         let of = list.elements().iter();
         of.map(|of| (of.partition, (of.offset >= 0).then_some(of.offset)))
             .collect()
@@ -850,7 +392,7 @@ impl Client {
         unsafe {
             take_error(sys::rd_kafka_seek_partitions(
                 self.handle.rk(),
-                list.0.as_ptr(),
+                list.as_ptr(),
                 0,
             ))
         }
@@ -908,7 +450,7 @@ impl Asker {
         let list = List::new(&self.topic, asked);
         let within = i32::try_from(within.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: client and list are live; the list is filled in.
-        checked(unsafe { sys::rd_kafka_committed(self.handle.rk(), list.0.as_ptr(), within) })?;
+        checked(unsafe { sys::rd_kafka_committed(self.handle.rk(), list.as_ptr(), within) })?;
         for of in list.elements() {
             checked(of.err)?;
         }

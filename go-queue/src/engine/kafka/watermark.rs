@@ -40,16 +40,16 @@ impl Window {
 
     /// Word and bit of an offset that is not before the first bit.
     #[inline]
+    #[expect(
+        clippy::cast_sign_loss,
+        reason = "not negative, and what does not fit is in no list"
+    )]
     fn place(&self, offset: i64) -> (usize, u32) {
-        let at = offset - self.start;
-        (
-            usize::try_from(at >> 6).unwrap_or(usize::MAX),
-            u32::try_from(at & 63).unwrap_or(0),
-        )
+        let at = (offset - self.start) as u64;
+        ((at >> 6) as usize, (at & 63) as u32)
     }
 
     /// Moves `next` on. What is jumped over counts as finished if `gap`.
-    #[inline]
     fn extend(&mut self, next: i64, gap: bool) {
         let (last, _) = self.place(next - 1);
         while self.bits.len() <= last {
@@ -73,15 +73,43 @@ impl Window {
         self.bits.get(word).is_some_and(|bits| bits >> bit & 1 == 0)
     }
 
-    /// Marks an open offset.
+    /// Marks an offset. False if it is not open.
     #[inline]
-    fn finish(&mut self, offset: i64) {
-        let (word, bit) = self.place(offset);
-        if let Some(bits) = self.bits.get_mut(word) {
-            *bits |= 1 << bit;
+    fn finish(&mut self, offset: i64) -> bool {
+        if offset < self.base || offset >= self.next {
+            return false;
         }
+        let (word, bit) = self.place(offset);
+        let Some(bits) = self.bits.get_mut(word) else {
+            return false;
+        };
+        if *bits >> bit & 1 == 1 {
+            return false;
+        }
+        *bits |= 1 << bit;
         if offset == self.base {
-            self.advance();
+            // It lies in the first word, always.
+            let run = (*bits >> bit).trailing_ones();
+            self.base = (offset + i64::from(run)).min(self.next);
+            if bit + run == 64 {
+                self.drop_word();
+            }
+        }
+        true
+    }
+
+    /// The first word is finished: so may be what follows.
+    fn drop_word(&mut self) {
+        self.bits.pop_front();
+        self.start += 64;
+        while self.base < self.next {
+            let run = self.bits.front().map_or(0, |bits| bits.trailing_ones());
+            self.base = (self.base + i64::from(run)).min(self.next);
+            if run < 64 {
+                break;
+            }
+            self.bits.pop_front();
+            self.start += 64;
         }
     }
 
@@ -98,22 +126,6 @@ impl Window {
             at += 64 - i64::from(bit);
         }
         self.next
-    }
-
-    fn advance(&mut self) {
-        while self.base < self.next {
-            let (_, bit) = self.place(self.base);
-            let Some(front) = self.bits.front() else {
-                break;
-            };
-            let run = i64::from((front >> bit).trailing_ones());
-            self.base = (self.base + run).min(self.next);
-            if self.base & 63 != 0 || run == 0 {
-                break;
-            }
-            self.bits.pop_front();
-            self.start += 64;
-        }
     }
 }
 
@@ -139,13 +151,13 @@ impl Watermark {
         }
     }
 
-    /// Notes that a record was handed out. It must not lie before [`next`](Self::next). What lies between is not there, or there
-    /// any more.
+    /// Notes that records were handed out: all from this offset to before that one. They must not lie before [`next`](Self::next).
+    /// What lies between is not there, or there any more.
     #[inline]
-    pub(super) fn hand_out(&mut self, offset: i64) {
-        self.pass(offset);
+    pub(super) fn hand_out(&mut self, from: i64, to: i64) {
+        self.pass(from);
         if let Some(window) = self.windows.back_mut() {
-            window.extend(offset + 1, false);
+            window.extend(to, false);
         }
     }
 
@@ -198,20 +210,32 @@ impl Watermark {
     /// Marks a record as finished. False if it is not open.
     #[inline]
     pub(super) fn finish(&mut self, offset: i64) -> bool {
-        let mut windows = self.windows.iter_mut().rev();
-        let Some(window) = windows.find(|window| window.is_open(offset)) else {
-            return false;
-        };
-        window.finish(offset);
-        while self.windows.len() > 1
-            && self
-                .windows
-                .front()
-                .is_some_and(|window| window.base == window.next)
-        {
-            self.windows.pop_front();
+        match self.windows.back_mut() {
+            // Nearly always: no gap is so long that there is another.
+            Some(last) if offset >= last.base => {
+                if !last.finish(offset) {
+                    return false;
+                }
+            }
+            _ => {
+                let mut earlier = self.windows.iter_mut().rev().skip(1);
+                if !earlier.any(|window| window.finish(offset)) {
+                    return false;
+                }
+            }
+        }
+        if self.windows.len() > 1 {
+            self.drop_finished();
         }
         true
+    }
+
+    /// Windows in front of which nothing is open are over; the last one stays.
+    fn drop_finished(&mut self) {
+        let over = |window: &Window| window.base == window.next;
+        while self.windows.len() > 1 && self.windows.front().is_some_and(over) {
+            self.windows.pop_front();
+        }
     }
 }
 
@@ -260,7 +284,7 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        HandOut { behind: i64 },
+        HandOut { behind: i64, count: i64 },
         Pass { by: i64 },
         Finish(prop::sample::Index),
         FinishAgain(prop::sample::Index),
@@ -274,7 +298,8 @@ mod tests {
             1 => LONG_GAP + 1..LONG_GAP * 4,
         ];
         prop_oneof![
-            8 => gap.clone().prop_map(|behind| Step::HandOut { behind }),
+            8 => (gap.clone(), prop_oneof![6 => Just(1), 2 => 2_i64..200])
+                .prop_map(|(behind, count)| Step::HandOut { behind, count }),
             1 => gap.prop_map(|by| Step::Pass { by }),
             8 => any::<prop::sample::Index>().prop_map(Step::Finish),
             1 => any::<prop::sample::Index>().prop_map(Step::FinishAgain),
@@ -291,11 +316,11 @@ mod tests {
             let mut marks = Watermark::default();
             for step in steps {
                 match step {
-                    Step::HandOut { behind } => {
-                        let offset = model.next.map_or(first, |next| next + behind);
-                        marks.hand_out(offset);
-                        model.handed.insert(offset, false);
-                        model.next = Some(offset + 1);
+                    Step::HandOut { behind, count } => {
+                        let from = model.next.map_or(first, |next| next + behind);
+                        marks.hand_out(from, from + count);
+                        model.handed.extend((from..from + count).map(|offset| (offset, false)));
+                        model.next = Some(from + count);
                     }
                     Step::Pass { by } => {
                         let offset = model.next.map_or(first, |next| next + by);
@@ -335,8 +360,8 @@ mod tests {
     fn what_was_never_handed_out_cannot_be_finished() {
         let mut marks = Watermark::default();
         assert!(!marks.finish(0));
-        marks.hand_out(70);
-        marks.hand_out(75);
+        marks.hand_out(70, 71);
+        marks.hand_out(75, 76);
         for offset in [0, 69, 71, 74, 76, i64::MAX] {
             assert!(!marks.finish(offset), "{offset}");
         }
@@ -348,8 +373,8 @@ mod tests {
     #[test]
     fn a_gap_of_billions_costs_no_memory() {
         let mut marks = Watermark::default();
-        marks.hand_out(5);
-        marks.hand_out(4_000_000_000_000);
+        marks.hand_out(5, 6);
+        marks.hand_out(4_000_000_000_000, 4_000_000_000_001);
         assert!(marks.windows.iter().map(|w| w.bits.len()).sum::<usize>() <= 2);
         assert!(marks.finish(4_000_000_000_000));
         assert_eq!(marks.base(), Some(5));
@@ -361,7 +386,7 @@ mod tests {
     fn finished_words_are_given_back() {
         let mut marks = Watermark::default();
         for offset in 0..100_000 {
-            marks.hand_out(offset);
+            marks.hand_out(offset, offset + 1);
             assert!(marks.finish(offset));
         }
         assert!(marks.windows[0].bits.len() <= 2);

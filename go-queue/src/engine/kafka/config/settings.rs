@@ -103,7 +103,11 @@ impl Config {
             .set("fetch.wait.max.ms", millis(fetch.wait))
             .set("fetch.max.bytes", max.to_string())
             .set("max.partition.fetch.bytes", partition.to_string())
-            .set("queued.min.messages", "100000")
+            // So do records: the client asks for more as soon as a queue has less.
+            .set(
+                "queued.min.messages",
+                (100_000 / member.partitions.max(1)).max(1000).to_string(),
+            )
             .set("queued.max.messages.kbytes", queue.to_string())
             .set("statistics.interval.ms", "0");
         match self.protocol {

@@ -49,7 +49,14 @@ struct Chunk {
     left: usize,
     cost: usize,
     answers: Vec<Answer>,
-    done: oneshot::Sender<Vec<Answer>>,
+    done: Done,
+}
+
+/// Who waits for a chunk.
+enum Done {
+    Many(oneshot::Sender<Vec<Answer>>),
+    /// For a single record, which needs no list.
+    One(oneshot::Sender<Answer>),
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -98,21 +105,36 @@ impl Ledger {
             left: count,
             cost,
             answers: vec![Err(super::failure::CLOSED); count],
-            done,
+            done: Done::Many(done),
         };
+        (self.open(chunk, count), answer)
+    }
+
+    /// Opens a chunk of a single record.
+    pub(super) fn begin_one(&self, cost: usize) -> (Opened<'_>, oneshot::Receiver<Answer>) {
+        let (done, answer) = oneshot::channel();
+        let chunk = Chunk {
+            left: 1,
+            cost,
+            answers: Vec::new(),
+            done: Done::One(done),
+        };
+        (self.open(chunk, 1), answer)
+    }
+
+    fn open(&self, chunk: Chunk, count: usize) -> Opened<'_> {
         let mut chunks = lock(&self.chunks);
         let slot = chunks.free.pop().unwrap_or(chunks.all.len());
         if slot == chunks.all.len() {
             chunks.all.push(None);
         }
         chunks.all[slot] = Some(chunk);
-        let opened = Opened {
+        Opened {
             ledger: self,
             slot,
             next: 0,
             count,
-        };
-        (opened, answer)
+        }
     }
 
     /// One record is answered; the last one completes its chunk.
@@ -135,7 +157,10 @@ impl Ledger {
         if let Some(whole) = whole {
             self.room.add_permits(whole.cost);
             // Who does not wait any more has dropped the other half.
-            let _ = whole.done.send(whole.answers);
+            match whole.done {
+                Done::Many(done) => drop(done.send(whole.answers)),
+                Done::One(done) => drop(done.send(answer)),
+            }
         }
     }
 

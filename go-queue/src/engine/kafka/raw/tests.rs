@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::Command;
 use std::sync::mpsc;
-use std::task::Wake;
+use std::task::{Wake, Waker};
 
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;

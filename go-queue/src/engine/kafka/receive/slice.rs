@@ -36,10 +36,13 @@ impl Kept {
 }
 
 /// Records of one drain.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Slice {
     buffer: Bytes,
     kept: Vec<Kept>,
+    /// The offsets of the first and of the last record.
+    first: i64,
+    last: i64,
     /// How many have not ended.
     pub(super) live: usize,
 }
@@ -69,17 +72,15 @@ impl Copier {
         }
     }
 
-    /// Copies records of one partition, none of which is an error. `spare` is a list to use again.
+    /// Copies records of one partition, none of which is an error. Their keys and payloads have so many bytes. `spare` is a list to use
+    /// again.
     pub(super) fn copy<'a>(
         &mut self,
-        records: impl Iterator<Item = Record<'a>> + Clone,
+        records: impl Iterator<Item = Record<'a>>,
+        size: usize,
         partition: u32,
         spare: Vec<Kept>,
     ) -> Slice {
-        let size = records
-            .clone()
-            .map(|raw| raw.key().map_or(0, <[u8]>::len) + raw.payload().map_or(0, <[u8]>::len))
-            .sum();
         // Headers come on top and are few; where they are many the buffer grows.
         self.memory.reserve(size);
         let mut kept = spare;
@@ -87,6 +88,8 @@ impl Copier {
         Slice {
             buffer: self.memory.split().freeze(),
             live: kept.len(),
+            first: kept.first().map_or(i64::MAX, |kept| kept.offset),
+            last: kept.last().map_or(i64::MIN, |kept| kept.offset),
             kept,
         }
     }
@@ -157,14 +160,11 @@ impl Slice {
     /// Whether an offset lies within.
     #[inline]
     pub(super) fn spans(&self, offset: i64) -> bool {
-        match (self.kept.first(), self.kept.last()) {
-            (Some(first), Some(last)) => first.offset <= offset && offset <= last.offset,
-            _ => false,
-        }
+        self.first <= offset && offset <= self.last
     }
 
     pub(super) fn last(&self) -> i64 {
-        self.kept.last().map_or(i64::MIN, |kept| kept.offset)
+        self.last
     }
 
     /// The record at an offset.

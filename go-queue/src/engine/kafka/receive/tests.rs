@@ -8,6 +8,7 @@ use rdkafka::producer::DefaultProducerContext;
 use tokio::time::timeout;
 
 use super::*;
+use crate::delivery::{Delivery, Notice};
 use crate::engine::kafka::{Config, Kafka};
 use crate::engine::{Engine, HealthState, MAX_SLICE, Outgoing};
 use crate::message::{Body, ContentType, Flags, Id};

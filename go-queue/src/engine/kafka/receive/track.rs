@@ -190,10 +190,19 @@ impl Track {
         if self.first.is_none() {
             self.first = slice.kept().first().map(|kept| kept.offset);
         }
+        let mut run: Option<(i64, i64)> = None;
         for kept in slice.kept() {
-            self.marks.hand_out(kept.offset);
             self.recent[Self::slot(kept.offset)] = Self::fingerprint(kept.offset, kept.at());
+            // Without gaps it is one run.
+            match &mut run {
+                Some((_, to)) if *to == kept.offset => *to += 1,
+                _ => {
+                    let ended = run.replace((kept.offset, kept.offset + 1));
+                    ended.inspect(|(from, to)| self.marks.hand_out(*from, *to));
+                }
+            }
         }
+        run.inspect(|(from, to)| self.marks.hand_out(*from, *to));
         self.out += count;
         self.mean = (self.mean * 3 + slice.size() / count) / 4;
         self.slices.push_back(slice);
@@ -218,15 +227,14 @@ impl Track {
     /// Takes one settlement. False if the record is not in hand. Frees into `spares` what is not needed any more.
     #[inline]
     pub(super) fn settle(&mut self, offset: i64, end: End, spares: &mut Spares) -> bool {
+        if end == End::Done && self.again.is_empty() && self.dying.is_empty() {
+            return self.finish(offset, spares);
+        }
         if !self.holds(offset) {
             return false;
         }
         match end {
-            End::Done => {
-                self.marks.finish(offset);
-                self.out -= 1;
-                self.end(offset, spares);
-            }
+            End::Done => return self.finish(offset, spares),
             End::Again => {
                 self.again.insert(offset);
                 self.out -= 1;
@@ -241,6 +249,16 @@ impl Track {
         true
     }
 
+    #[inline]
+    fn finish(&mut self, offset: i64, spares: &mut Spares) -> bool {
+        let open = self.marks.finish(offset);
+        if open {
+            self.out -= 1;
+            self.end(offset, spares);
+        }
+        open
+    }
+
     /// A record that was given back for good stays open, and no settlement fits it any more.
     fn gone(&mut self, offset: i64) {
         // Looked up as one that is given back, but never popped: a track that gives back for good hands nothing out.
@@ -253,10 +271,7 @@ impl Track {
             return false;
         };
         self.dying.swap_remove(at);
-        self.marks.finish(offset);
-        self.out -= 1;
-        self.end(offset, spares);
-        true
+        self.finish(offset, spares)
     }
 
     /// Whether a record is in hand, and nothing was decided about it yet.
