@@ -112,9 +112,11 @@ impl NodeEnd {
         self.sessions.iter().map(Session::in_line).sum()
     }
 
-    /// Jobs that have room set aside for them.
+    /// Jobs that have room set aside for them. A reserve that waits has none: it may wait for ever, and nodes that have nothing would
+    /// keep the last places from those that have. Should it bring a job all the same, that one lies ahead for a moment.
     pub(super) fn coming(&self) -> usize {
-        self.reserves() + self.in_line()
+        let asked = self.sessions.iter().filter(|session| !session.waits);
+        asked.map(|session| session.reserves).sum::<usize>() + self.in_line()
     }
 
     pub(super) fn has_dying(&self) -> bool {

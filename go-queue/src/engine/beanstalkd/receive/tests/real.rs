@@ -78,6 +78,28 @@ async fn three_nodes_are_served_together() {
 }
 
 #[tokio::test]
+async fn nodes_that_wait_for_tasks_take_no_room_from_one_that_has_them() {
+    let nodes = [Node::start(), Node::start(), Node::start()];
+    nodes[1].put_all((0..100).map(|n| n.to_string())).await;
+    let endpoints = nodes.each_ref().map(Node::endpoint);
+    for claimed in [false, true] {
+        let mut hand = Hand::claiming(site(&endpoints.each_ref().map(String::as_str)), claimed);
+        // One at a time; each would take seconds if the waits of the others had the only place.
+        let all = async {
+            for _ in 0..50 {
+                let got = hand.one().await;
+                hand.ack(&[got]);
+            }
+        };
+        tokio::time::timeout(BOUND / 4, all)
+            .await
+            .expect("none waits");
+        hand.close().await;
+    }
+    assert_eq!(nodes[1].alive().await, 0);
+}
+
+#[tokio::test]
 async fn a_waiting_end_is_woken_by_a_task_and_its_acks_do_not_wait() {
     let node = Node::start();
     let mut hand = Hand::new(site(&[&node.endpoint()]));
