@@ -49,6 +49,7 @@ pub mod name;
 pub mod outcome;
 pub mod pipeline;
 pub mod producer;
+pub mod secret;
 pub mod time;
 
 #[cfg(feature = "testing")]

@@ -14,6 +14,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("message", 0),
     ("name", 0),
     ("outcome", 0),
+    ("secret", 0),
     ("time", 0),
     // L1, contracts
     ("dedup", 1),
@@ -21,6 +22,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("engine", 1),
     ("engine/dead", 1),
     ("engine/error", 1),
+    ("engine/reserved", 1),
     ("engine/tasks", 1),
     ("handler", 1),
     ("middleware", 1),

@@ -33,7 +33,8 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use at::{At, Given, Secret};
+pub use crate::secret::Secret;
+pub use at::{At, Given};
 pub use engines::{EngineChoice, EngineKind};
 pub use error::{ConfigError, ConfigErrors, Remark, Severity};
 pub use go::{GO_FETCH_WAIT, GoSection};
@@ -57,8 +58,6 @@ pub use tasks::{
     DEFAULT_REDIS_TIMEOUT, DEFAULT_REPLICAS, DEFAULT_WRITE_QUORUM, DedupConfig, DedupStore,
     DqConfig, OnOutage, RedisConfig, RedisKind,
 };
-#[cfg(all(test, feature = "kafka"))]
-pub(crate) use topics::{CONSUMER_RESERVED, PRODUCER_RESERVED};
 pub use topics::{
     Compression, DEFAULT_BATCH_LEN, DEFAULT_BROKER_TIMEOUT, DEFAULT_COMMIT_INTERVAL, DEFAULT_CONNS,
     DEFAULT_FETCH_MEMORY, DEFAULT_PRODUCE_TIMEOUT, DEFAULT_SESSION, GroupProtocol,

@@ -1,8 +1,6 @@
 //! `kq`: topics, their servers, security and producer. Read and checked also where the engine is not compiled in; that it is
 //! missing is for the app to say.
 
-mod reserved;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +10,8 @@ use super::units::{between, endpoint, name, size_between};
 use super::yaml::What;
 use super::{EngineKind, Given, Remark, Secret};
 use crate::engine::Start;
+use crate::engine::reserved::{CONSUMER_RESERVED, PRODUCER_RESERVED};
 use crate::name::Name;
-
-pub(crate) use reserved::{CONSUMER_RESERVED, PRODUCER_RESERVED};
 
 /// How a client proves who it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -97,9 +97,8 @@ fn fetch(section: &GoSection) -> Option<(Name, Fetch)> {
 fn security(given: &SecurityConfig) -> Option<Security> {
     let text =
         |given: &Option<config::Given<Arc<str>>>| given.as_ref().map(|one| Arc::clone(&one.value));
-    let secret = |given: &Option<config::Given<config::Secret>>| {
-        given.as_ref().map(|one| Secret::new(one.value.expose()))
-    };
+    let secret =
+        |given: &Option<config::Given<Secret>>| given.as_ref().map(|one| one.value.clone());
     let tls = given.tls().then(|| Tls {
         ca_file: text(&given.ca_file),
         cert_file: text(&given.cert_file),
@@ -133,7 +132,7 @@ fn compression(given: Option<config::Compression>) -> Compression {
 fn properties(given: &[config::Property]) -> Vec<(Arc<str>, Secret)> {
     given
         .iter()
-        .map(|one| (Arc::clone(&one.name), Secret::new(one.value.value.expose())))
+        .map(|one| (Arc::clone(&one.name), one.value.value.clone()))
         .collect()
 }
 
@@ -228,21 +227,6 @@ topics: { orders: { partitions: 3 } }
         assert_eq!(
             (fetch.min, fetch.wait, fetch.max),
             (10_240, Duration::from_millis(10), 10_485_760)
-        );
-    }
-
-    #[test]
-    fn configuration_and_engine_reserve_the_same_settings() {
-        let names = |list: &[(&'static str, &str)]| -> Vec<&'static str> {
-            list.iter().map(|(name, _)| *name).collect()
-        };
-        assert_eq!(
-            names(crate::config::CONSUMER_RESERVED),
-            names(kafka::CONSUMER_RESERVED)
-        );
-        assert_eq!(
-            names(crate::config::PRODUCER_RESERVED),
-            names(kafka::PRODUCER_RESERVED)
         );
     }
 }

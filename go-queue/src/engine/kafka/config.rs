@@ -13,8 +13,9 @@ use super::ENGINE;
 use crate::engine::{EngineError, MAX_RECORD_LEN};
 use crate::name::Name;
 
+pub use crate::secret::Secret;
 pub use reserved::{CONSUMER_RESERVED, PRODUCER_RESERVED};
-pub use security::{Sasl, SaslMechanism, Secret, Security, Tls};
+pub use security::{Sasl, SaslMechanism, Security, Tls};
 pub(super) use settings::Member;
 
 /// How the engine is opened.

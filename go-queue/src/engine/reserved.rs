@@ -1,8 +1,8 @@
-//! Settings of the client library that are not for users: with another value a promise would not hold, or a key of this configuration means
-//! it. The engine has the same list; that they are the same is tested where both are known.
+//! Settings of librdkafka that are not for users: with another value a promise would not hold, or a key of ours means it. They are known
+//! without the Kafka engine too, so that a configuration is refused for the same reasons in every build.
 
 /// Settings that no consumer may change, each with the reason or with what to use instead.
-pub(crate) const CONSUMER_RESERVED: &[(&str, &str)] = &[
+pub const CONSUMER_RESERVED: &[(&str, &str)] = &[
     ("acks", STORED),
     ("auto.commit.enable", COMMITS),
     ("auto.commit.interval.ms", "`commit_interval` means it"),
@@ -27,7 +27,7 @@ pub(crate) const CONSUMER_RESERVED: &[(&str, &str)] = &[
     ("log.queue", OURS),
     (
         "max.poll.interval.ms",
-        "handlers have a `timeout` of their own, so nothing has to know it",
+        "the engine shows that it lives; handlers have a `timeout` of their own",
     ),
     ("metadata.broker.list", BROKERS),
     ("offset.store.method", COMMITS),
@@ -41,7 +41,7 @@ pub(crate) const CONSUMER_RESERVED: &[(&str, &str)] = &[
 ];
 
 /// Settings that no producer may change, each with the reason or with what to use instead.
-pub(crate) const PRODUCER_RESERVED: &[(&str, &str)] = &[
+pub const PRODUCER_RESERVED: &[(&str, &str)] = &[
     ("acks", STORED),
     ("bootstrap.servers", BROKERS),
     ("compression.codec", "`compression` means it"),
