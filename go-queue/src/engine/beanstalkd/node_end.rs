@@ -112,11 +112,14 @@ impl NodeEnd {
         self.sessions.iter().map(Session::in_line).sum()
     }
 
-    /// Jobs that have room set aside for them. A reserve that waits has none: it may wait for ever, and nodes that have nothing would
-    /// keep the last places from those that have. Should it bring a job all the same, that one lies ahead for a moment.
+    /// Jobs that have room set aside for them.
     pub(super) fn coming(&self) -> usize {
-        let asked = self.sessions.iter().filter(|session| !session.waits);
-        asked.map(|session| session.reserves).sum::<usize>() + self.in_line()
+        self.reserves() + self.in_line()
+    }
+
+    /// Reserves that wait on the server, perhaps for ever.
+    pub(super) fn waiting(&self) -> usize {
+        self.sessions.iter().filter(|session| session.waits).count()
     }
 
     pub(super) fn has_dying(&self) -> bool {
@@ -244,6 +247,8 @@ impl NodeEnd {
             MOST_TO_WAIT
         };
         let can_grow = self.want_another(most);
+        // One that has only answers to come can wait in a moment, and then nothing stands behind its wait.
+        let settling = self.sessions.iter().any(|session| session.leased() == 0);
         let open = self
             .sessions
             .iter_mut()
@@ -255,6 +260,9 @@ impl NodeEnd {
             return 0;
         };
         if desk.source.claimed && !can_grow {
+            if settling {
+                return 0;
+            }
             open.wait();
             return 1;
         }

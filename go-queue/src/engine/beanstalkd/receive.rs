@@ -357,12 +357,18 @@ impl TubeEnd {
         let asked: usize = self.nodes.iter().map(NodeEnd::coming).sum();
         let in_line: usize = self.nodes.iter().map(NodeEnd::in_line).sum();
         let free = self.desk.limit.saturating_sub(turn.deliver.len());
+        let has_room = free > ahead + in_line && !self.desk.quiet;
         let mut room = if self.desk.quiet {
             0
         } else {
             free.saturating_sub(asked + ahead)
         };
-        let has_room = free > ahead + in_line && !self.desk.quiet;
+        // Nodes that have nothing would keep the last places from one that has. Should a wait bring a job all the same, that one lies
+        // ahead for a moment.
+        let waiting: usize = self.nodes.iter().map(NodeEnd::waiting).sum();
+        if room == 0 && has_room && asked == waiting {
+            room = 1;
+        }
         let count = self.nodes.len();
         for step in 0..count {
             let at = (self.first + step) % count;
