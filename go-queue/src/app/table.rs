@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::config::EngineKind;
 use crate::handler::HandlerDef;
+use crate::outcome::ErrorCase;
 
 use super::plan::{AppPlan, EngineKey, SubscriptionPlan, shape_of};
 
@@ -27,6 +28,7 @@ pub(super) fn render(plan: &AppPlan) -> String {
             for (name, value, origin) in subscription.settings.describe(&shape) {
                 let _ = writeln!(out, "    {name:<14} {value:<16} {origin}");
             }
+            out.push_str(&errors((def.errors)()));
         }
     }
     for def in &plan.disabled {
@@ -81,6 +83,20 @@ pub(super) fn json(plan: &AppPlan) -> String {
     serde_json::to_string_pretty(&all).unwrap_or_default()
 }
 
+/// What the errors of a handler ask for, where their type says it.
+fn errors(cases: &[ErrorCase]) -> String {
+    let rows = ErrorCase::rows(cases);
+    let width = rows.iter().map(|(error, _)| error.len()).max().unwrap_or(0);
+    let mut out = String::new();
+    for (error, asks) in rows {
+        if out.is_empty() {
+            out.push_str("    errors\n");
+        }
+        let _ = writeln!(out, "        {error:<width$}  {asks}");
+    }
+    out
+}
+
 fn about(def: &HandlerDef) -> serde_json::Value {
     serde_json::json!({
         "name": def.name,
@@ -89,6 +105,10 @@ fn about(def: &HandlerDef) -> serde_json::Value {
         "payload": def.payload,
         "location": def.location.to_string(),
         "package": def.package,
+        "errors": ErrorCase::rows((def.errors)())
+            .into_iter()
+            .map(|(error, asks)| serde_json::json!({ "error": error, "asks": asks.to_string() }))
+            .collect::<Vec<_>>(),
     })
 }
 
@@ -140,5 +160,22 @@ fn engine(plan: &AppPlan, subscription: &SubscriptionPlan) -> String {
         }
         EngineKey::Kind(kind) => kind.to_string(),
         EngineKey::Given(side) => format!("the app's own engine for {side}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Asks;
+
+    #[test]
+    fn each_error_stands_beside_what_it_asks_for() {
+        let case = |error, asks| ErrorCase { error, asks };
+        let cases = [case("Cut", Asks::Retry), case("UnknownCard", Asks::Dead)];
+        assert_eq!(
+            errors(&cases),
+            "    errors\n        Cut          retry\n        UnknownCard  dead letter\n"
+        );
+        assert_eq!(errors(&[]), "");
     }
 }

@@ -27,6 +27,9 @@ pub(super) struct Layout {
     pub(super) dead_partitions: u32,
 }
 
+/// A topic that somebody has created just now is unknown to some brokers for so long: one that says that it is missing is asked again.
+const SPREAD: Duration = Duration::from_secs(1);
+
 /// How often is looked whether a new topic has reached the brokers.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -226,6 +229,22 @@ fn ask(
     }
 }
 
+/// The same, asked again for so long while it is said to be missing.
+fn ask_for_sure(
+    client: &Client,
+    topic: &str,
+    within: Duration,
+    again: Duration,
+) -> Result<Result<u32, RDKafkaErrorCode>, EngineError> {
+    let deadline = Instant::now() + again;
+    loop {
+        match ask(client, topic, within)? {
+            Err(code) if is_missing(code) && Instant::now() < deadline => rest(),
+            answer => return Ok(answer),
+        }
+    }
+}
+
 /// Looks for a topic, and creates or widens it where that is asked for.
 fn present(
     client: &Client,
@@ -234,7 +253,12 @@ fn present(
     kind: Kind,
 ) -> Result<Found, EngineError> {
     let within = config.connect_timeout;
-    let found = match ask(client, topic, within)? {
+    let wait = if config.create_topics.is_some() {
+        Duration::ZERO
+    } else {
+        SPREAD
+    };
+    let found = match ask_for_sure(client, topic, within, wait)? {
         Ok(found) => found,
         Err(code) if is_missing(code) => match config.create_topics {
             Some(how) => match create(client, config, topic, kind, how)? {
@@ -319,16 +343,10 @@ fn create(
             )));
         }
     }
-    let deadline = Instant::now() + config.connect_timeout;
-    loop {
-        match ask(client, topic, config.connect_timeout)? {
-            Ok(found) => return Ok(Ok(found)),
-            Err(code) if is_missing(code) && Instant::now() < deadline => {
-                rest();
-            }
-            Err(code) => return Err(away(topic, &code.to_string())),
-        }
-    }
+    let within = config.connect_timeout;
+    ask_for_sure(client, topic, within, within)?
+        .map(Ok)
+        .map_err(|code| away(topic, &code.to_string()))
 }
 
 /// Gives a topic of dead letters as many partitions as its source has.

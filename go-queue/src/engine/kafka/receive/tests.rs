@@ -59,6 +59,24 @@ async fn end(engine: &Kafka) -> TopicEnd {
     engine.open_end(&to).await.expect("the topics are there")
 }
 
+#[tokio::test]
+async fn a_topic_that_is_on_its_way_to_the_brokers_is_waited_for() {
+    let cluster: Cluster = MockCluster::new(1).expect("it lives in this process");
+    cluster.create_topic("orders", 1, 1).expect("a new topic");
+    let config = Config::new([cluster.bootstrap_servers()]);
+    let engine = Kafka::open(config, Clock::system()).await;
+    let engine = engine.expect("it answers");
+    let to = Subscribe::topic(TOPIC, GROUP);
+    let opened = engine.open_end(&to);
+    let created = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        cluster.create_topic("orders-dlt", 1, 1)
+    };
+    let (opened, created) = tokio::join!(opened, created);
+    created.expect("a new topic");
+    opened.expect("it was waited for");
+}
+
 /// Turns until it is so, with room for `free`; what comes is appended.
 async fn until(
     end: &mut TopicEnd,
