@@ -4,8 +4,22 @@ use std::collections::HashMap;
 use std::io::{self, BufRead as _};
 use std::process::ExitCode;
 
+use crate::figures::Figures;
 use crate::scenarios;
 use crate::terminal::say;
+
+/// Runs the work of a variant on a runtime as an app has it.
+pub(crate) fn on_runtime<F>(work: F) -> Result<Figures, String>
+where
+    F: Future<Output = Result<Figures, String>> + Send + 'static,
+{
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| format!("no runtime: {error}"))?;
+    runtime.block_on(async {
+        tokio::spawn(work)
+            .await
+            .map_err(|error| error.to_string())?
+    })
+}
 
 /// What a run was told besides its variant.
 #[derive(Debug, Default)]

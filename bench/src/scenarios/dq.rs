@@ -258,16 +258,3 @@ fn server_time(pids: &[u32]) -> Result<Duration, String> {
     };
     pids.iter().map(time).sum()
 }
-
-/// Runs the work of a variant on a runtime as an app has it.
-pub(super) fn on_runtime<F>(work: F) -> Result<Figures, String>
-where
-    F: Future<Output = Result<Figures, String>> + Send + 'static,
-{
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| format!("no runtime: {error}"))?;
-    runtime.block_on(async {
-        tokio::spawn(work)
-            .await
-            .map_err(|error| error.to_string())?
-    })
-}

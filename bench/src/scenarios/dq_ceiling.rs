@@ -5,11 +5,11 @@
 
 use std::io::Write as _;
 
-use super::dq::{Cluster, MAILS, TUBE, mail, on_runtime};
+use super::dq::{Cluster, MAILS, TUBE, mail};
 use crate::beanstalkd::Connection;
 use crate::figures::Figures;
 use crate::scenario::{Goal, Medians, Row, Scenario};
-use crate::serve::Parameters;
+use crate::serve::{Parameters, on_runtime};
 use crate::servers::ONE_NODE;
 
 pub(crate) const SCENARIO: Scenario = Scenario {

@@ -4,10 +4,10 @@
 //! job before it runs it and forgets the task if the worker dies; ours deletes it when the task is done, so ours is the stronger
 //! guarantee. Its handler gets bytes and does not decode them; ours decodes them.
 
-use super::dq::{Cluster, GO, GO_PEER, on_runtime};
+use super::dq::{Cluster, GO, GO_PEER};
 use crate::figures::Figures;
 use crate::scenario::{Goal, Medians, Row, Scenario};
-use crate::serve::Parameters;
+use crate::serve::{Parameters, on_runtime};
 use crate::servers::CLUSTER;
 
 pub(crate) const NOTHING: Scenario = Scenario {

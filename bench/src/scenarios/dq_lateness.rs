@@ -9,10 +9,10 @@ use go_queue::app::App;
 use go_queue::handlers;
 use go_queue::prelude::*;
 
-use super::dq::{Cluster, GO, GO_PEER, TUBE, on_runtime};
+use super::dq::{Cluster, GO, GO_PEER, TUBE};
 use crate::figures::{Figures, count, percentile};
 use crate::scenario::{Goal, Medians, Row, Scenario};
-use crate::serve::Parameters;
+use crate::serve::{Parameters, on_runtime};
 use crate::servers::CLUSTER;
 
 pub(crate) const SCENARIO: Scenario = Scenario {

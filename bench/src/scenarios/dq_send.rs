@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use go_queue::prelude::*;
 
-use super::dq::{Cluster, GO, GO_PEER, MAILS, mail, on_runtime};
+use super::dq::{Cluster, GO, GO_PEER, MAILS, mail};
 use crate::figures::{Figures, count, percentile};
 use crate::scenario::{Goal, Medians, Row, Scenario};
-use crate::serve::Parameters;
+use crate::serve::{Parameters, on_runtime};
 use crate::servers::CLUSTER;
 
 pub(crate) const ONE: Scenario = Scenario {

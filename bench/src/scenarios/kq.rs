@@ -1,16 +1,16 @@
 //! What the benches of topics on Kafka share: the broker as a contender sees it, and our worker and producer, set up by YAML as a user
 //! would.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use go_queue::app::{App, Running};
 use go_queue::handler::Registry;
 use go_queue::prelude::*;
 use tokio::sync::Notify;
 
-use crate::figures::{Figures, Stopwatch};
+use crate::figures::{Figures, Stopwatch, percentile};
 use crate::serve::Parameters;
 
 /// The row of the Go library.
@@ -56,6 +56,46 @@ pub(super) async fn until_all_ran(messages: u64) -> Result<Figures, String> {
         })?;
     let watch = BEGAN.get().ok_or("nothing began")?;
     Ok(watch.figures(messages))
+}
+
+/// How long records took from the moment at which they were sent, by a clock that this process alone reads.
+#[derive(Clone)]
+pub(super) struct Seen {
+    began: Instant,
+    /// In milliseconds.
+    times: Arc<Mutex<Vec<f64>>>,
+}
+
+impl Seen {
+    pub(super) fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            times: Arc::default(),
+        }
+    }
+
+    /// Nanoseconds on its clock: what a record says that is sent now.
+    pub(super) fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// One that was sent then has come.
+    pub(super) fn saw(&self, sent: u64) {
+        let late = Duration::from_nanos(self.now().saturating_sub(sent));
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        times.push(late.as_secs_f64() * 1e3);
+    }
+
+    /// Adds the percentiles, without the first so many.
+    pub(super) fn figures(&self, figures: Figures, skip: u64) -> Figures {
+        let times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        let skip = usize::try_from(skip).unwrap_or(0);
+        let share = |share| percentile(times.iter().skip(skip).copied(), share);
+        figures
+            .with("p50_ms", share(0.5))
+            .with("p99_ms", share(0.99))
+            .with("max_ms", share(1.0))
+    }
 }
 
 /// The topic that the driver has prepared for this run.
@@ -128,17 +168,4 @@ pub(super) async fn stop(worker: Running) -> Result<(), String> {
 
 fn write(file: &str, text: &str) -> Result<(), String> {
     std::fs::write(file, text).map_err(|error| format!("{file}: {error}"))
-}
-
-/// Runs the work of a variant on a runtime as an app has it.
-pub(super) fn on_runtime<F>(work: F) -> Result<Figures, String>
-where
-    F: Future<Output = Result<Figures, String>> + Send + 'static,
-{
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| format!("no runtime: {error}"))?;
-    runtime.block_on(async {
-        tokio::spawn(work)
-            .await
-            .map_err(|error| error.to_string())?
-    })
 }

@@ -7,11 +7,11 @@
 use go_queue::handlers;
 use go_queue::prelude::*;
 
-use super::kq::{GO, GO_PEER, Log, on_runtime, one_begins, one_ran, stop, until_all_ran, want};
+use super::kq::{GO, GO_PEER, Log, one_begins, one_ran, stop, until_all_ran, want};
 use crate::figures::Figures;
 use crate::kafka::Order;
 use crate::scenario::{Goal, Medians, Row, Scenario};
-use crate::serve::Parameters;
+use crate::serve::{Parameters, on_runtime};
 use crate::servers::{Records, kafka};
 
 pub(crate) const JSON: Scenario = Scenario {

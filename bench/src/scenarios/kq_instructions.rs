@@ -12,14 +12,14 @@ use go_queue::pipeline::Plan;
 use go_queue::prelude::*;
 use go_queue::time::Clock;
 
-use super::kq::{Log, on_runtime};
+use super::kq::Log;
 use super::kq_push;
 use crate::client;
 use crate::figures::Figures;
 use crate::kafka;
 use crate::lane;
 use crate::scenario::{Instructions, Scenario};
-use crate::serve::Parameters;
+use crate::serve::{Parameters, on_runtime};
 use crate::servers::{self, Records};
 
 pub(crate) const SCENARIO: Scenario = Scenario {

@@ -2,7 +2,6 @@
 //!
 //! The producer is the same for both: librdkafka in this process, acknowledged by all, without lingering.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use go_queue::handlers;
@@ -11,11 +10,11 @@ use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Message as _};
 
-use super::kq::{Log, on_runtime, one_begins, one_ran, stop, until_all_ran, want};
-use crate::figures::{Figures, percentile};
+use super::kq::{Log, Seen, one_begins, one_ran, stop, until_all_ran, want};
+use crate::figures::Figures;
 use crate::kafka::KEYS;
 use crate::scenario::{Goal, Medians, Row, Scenario};
-use crate::serve::Parameters;
+use crate::serve::{Parameters, on_runtime};
 use crate::servers::{Records, kafka};
 
 pub(crate) const SCENARIO: Scenario = Scenario {
@@ -55,29 +54,10 @@ struct Ping {
 /// The first records wait for members and connections, and are left out.
 const WARM_UP: u64 = 500;
 
-/// Milliseconds from the sending.
-#[derive(Clone)]
-struct Seen {
-    began: Instant,
-    times: Arc<Mutex<Vec<f64>>>,
-}
-
-impl Seen {
-    fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    fn saw(&self, ping: Ping) {
-        let late = Duration::from_nanos(self.now().saturating_sub(ping.sent));
-        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
-        times.push(late.as_secs_f64() * 1e3);
-    }
-}
-
 #[kq_handler(topic = "bench")]
 async fn ping(ping: Ping, State(seen): State<Seen>) {
     one_begins();
-    seen.saw(ping);
+    seen.saw(ping.sent);
     one_ran();
 }
 
@@ -118,7 +98,8 @@ async fn stream(log: Log, seen: Seen, messages: u64) -> Result<(), String> {
         let message = consumer.recv().await.map_err(text)?;
         one_begins();
         let payload = message.payload().unwrap_or_default();
-        seen.saw(serde_json::from_slice(payload).map_err(|error| error.to_string())?);
+        let ping: Ping = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+        seen.saw(ping.sent);
         consumer.store_offset_from_message(&message).map_err(text)?;
         one_ran();
     }
@@ -129,10 +110,7 @@ fn work(variant: &str, parameters: &Parameters) -> Result<Figures, String> {
     let log = Log::of(parameters)?;
     let messages = parameters.number("messages", 10_000)?;
     let rate = parameters.number("rate", 1000)?;
-    let seen = Seen {
-        began: Instant::now(),
-        times: Arc::default(),
-    };
+    let seen = Seen::new();
     let ours = match variant {
         "ours" => true,
         "stream" => false,
@@ -160,12 +138,6 @@ fn work(variant: &str, parameters: &Parameters) -> Result<Figures, String> {
         if let Some(reading) = reading {
             reading.await.map_err(|error| error.to_string())??;
         }
-        let times = seen.times.lock().unwrap_or_else(PoisonError::into_inner);
-        let warm = usize::try_from(WARM_UP).unwrap_or(0);
-        let share = |share| percentile(times.iter().skip(warm).copied(), share);
-        Ok(figures
-            .with("p50_ms", share(0.5))
-            .with("p99_ms", share(0.99))
-            .with("max_ms", share(1.0)))
+        Ok(seen.figures(figures, WARM_UP))
     })
 }

@@ -3,16 +3,15 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use go_queue::handlers;
 use go_queue::prelude::*;
 
-use super::kq::{Log, on_runtime, one_begins, one_ran, stop, until_all_ran, want};
-use crate::figures::{Figures, percentile};
+use super::kq::{Log, Seen, one_begins, one_ran, stop, until_all_ran, want};
+use crate::figures::Figures;
 use crate::scenario::{Goal, Medians, Row, Scenario};
-use crate::serve::Parameters;
+use crate::serve::{Parameters, on_runtime};
 use crate::servers::{Records, kafka};
 
 pub(crate) const SCENARIO: Scenario = Scenario {
@@ -45,25 +44,11 @@ struct Work {
     millis: u64,
 }
 
-#[derive(Clone)]
-struct Seen {
-    began: Instant,
-    times: Arc<Mutex<Vec<f64>>>,
-}
-
-impl Seen {
-    fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-}
-
 #[kq_handler(topic = "bench")]
 async fn mixed(work: Work, State(seen): State<Seen>) {
     one_begins();
     if !work.hot {
-        let waited = Duration::from_nanos(seen.now().saturating_sub(work.sent));
-        let mut times = seen.times.lock().unwrap_or_else(PoisonError::into_inner);
-        times.push(waited.as_secs_f64() * 1e3);
+        seen.saw(work.sent);
     }
     if work.millis > 0 {
         tokio::time::sleep(Duration::from_millis(work.millis)).await;
@@ -122,10 +107,7 @@ fn work(variant: &str, parameters: &Parameters) -> Result<Figures, String> {
     let messages = parameters.number("messages", 6000)?;
     let rate = parameters.number("rate", 1500)?;
     let hot = parameters.number("hot", 0)?;
-    let seen = Seen {
-        began: Instant::now(),
-        times: Arc::default(),
-    };
+    let seen = Seen::new();
     on_runtime(async move {
         want(messages);
         let worker = log.worker_with(handlers![mixed], "", seen.clone()).await?;
@@ -134,11 +116,6 @@ fn work(variant: &str, parameters: &Parameters) -> Result<Figures, String> {
         produce(&log, &seen, messages, rate, hot).await?;
         let figures = until_all_ran(messages).await?;
         stop(worker).await?;
-        let times = seen.times.lock().unwrap_or_else(PoisonError::into_inner);
-        let share = |share| percentile(times.iter().copied(), share);
-        Ok(figures
-            .with("p50_ms", share(0.5))
-            .with("p99_ms", share(0.99))
-            .with("max_ms", share(1.0)))
+        Ok(seen.figures(figures, 0))
     })
 }

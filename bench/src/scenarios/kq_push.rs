@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use go_queue::prelude::*;
 
-use super::kq::{GO, GO_PEER, Log, on_runtime};
+use super::kq::{GO, GO_PEER, Log};
 use crate::figures::{Figures, Stopwatch, percentile};
 use crate::kafka::Order;
 use crate::scenario::{Goal, Medians, Row, Scenario};
-use crate::serve::Parameters;
+use crate::serve::{Parameters, on_runtime};
 use crate::servers::{Records, kafka};
 
 pub(crate) const MANY: Scenario = Scenario {

@@ -17,7 +17,7 @@ mod error;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod memory;
-pub(crate) mod reserved;
+pub mod reserved;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod tasks;
