@@ -570,3 +570,35 @@ async fn what_only_a_node_that_is_away_may_have_keeps_a_tube_from_being_empty() 
     hand.empty().await;
     hand.close().await;
 }
+
+#[tokio::test]
+async fn a_wall_clock_that_is_stepped_loses_and_doubles_nothing_and_makes_nothing_early() {
+    const HOUR: i64 = 3_600_000_000_000;
+    let node = Node::start();
+    let site = site(&[&node.endpoint()]);
+    let clock = site.clock.clone();
+    let mut hand = Hand::new(site);
+    hand.empty().await;
+    let soon = |clock: &Clock| clock.now().saturating_add(millis(400));
+    for step in [-HOUR, HOUR, HOUR, -HOUR] {
+        clock.step(step);
+        let due = soon(&clock);
+        node.put(&[(0, 60, body(b"now")), (0, 60, body_due(due, b"soon"))])
+            .await;
+        let got = hand.take(2).await;
+        assert!(clock.now() >= due, "early");
+        hand.ack(&got);
+    }
+    // While it is held: it comes when this clock says so, and once.
+    let due = soon(&clock);
+    node.put(&[(0, 60, body_due(due, b"held"))]).await;
+    hand.within(millis(50), 10, |_| false).await;
+    clock.step(-HOUR);
+    hand.nothing(millis(600)).await;
+    clock.step(HOUR);
+    let got = hand.one().await;
+    assert!(clock.now() >= due, "early");
+    hand.ack(&[got]);
+    hand.empty().await;
+    assert_eq!(node.alive().await, 0);
+}
