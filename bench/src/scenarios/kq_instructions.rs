@@ -39,18 +39,18 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         Instructions {
             variant: "drain",
             floor: Some("client"),
-            limit: 750.0,
+            limit: 850.0,
         },
         Instructions {
             variant: "decode",
             floor: Some("drain"),
             limit: 3000.0,
         },
-        // The contract's budget for the pump over the floor, as in `dispatch`.
+        // As in `dispatch` with key order, and room for what each turn costs beside its records.
         Instructions {
             variant: "whole",
             floor: Some("decode"),
-            limit: 400.0,
+            limit: 430.0,
         },
         // A thousand callers, each awaiting: JSON, record, acknowledgement, wake.
         Instructions {
