@@ -22,8 +22,8 @@ pub(crate) fn run(scenario: &Scenario, dir: &Path) -> Result<bool, String> {
         return Err(format!("{} has no limits on instructions", scenario.name));
     }
     std::fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    // Hash tables have a seed of their own in each process, which moves what fills one by 50 instructions now and then. Where a server
-    // is started for each run, a hundred times as much is done in between.
+    // Hash tables have a seed of their own in each process, which moves the memory engine by 50 instructions now and then. The client of
+    // Kafka has none, and each of its runs starts a broker: one is enough.
     let rounds = if scenario.servers.kafka.is_some() {
         1
     } else {

@@ -99,44 +99,53 @@ if not v then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 return v",
 };
 
-/// Replaces exactly this value. Arguments: the old value (empty: none), the new one (empty: none), milliseconds. Answers 1, or
-/// what is there instead.
-///
-/// What says that earlier generations of a name were revoked, here and in the next two, lives as long as was said once.
-pub(super) static SWAP: Lua = Lua {
-    hash: "4c34f2d10bba37ab46389d0e18ee89144fdaabd8",
-    text: "local v = redis.call('GET', KEYS[1]) or ''
-if v ~= ARGV[1] then return v end
-if ARGV[2] == '' then redis.call('DEL', KEYS[1]) return 1 end
-local px = tonumber(ARGV[3])
+/// How a script ends that writes its second argument for so many milliseconds as its third says. What says that earlier generations of a
+/// name were revoked lives as long as was said once.
+macro_rules! set_for_as_long {
+    () => {
+        "local px = tonumber(ARGV[3])
 if string.find(ARGV[2], '^%d+~') then px = math.max(px, redis.call('PTTL', KEYS[1])) end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', px)
-return 1",
+return 1"
+    };
+}
+
+/// Replaces exactly this value. Arguments: the old value (empty: none), the new one (empty: none), milliseconds. Answers 1, or
+/// what is there instead.
+pub(super) static SWAP: Lua = Lua {
+    hash: "4c34f2d10bba37ab46389d0e18ee89144fdaabd8",
+    text: concat!(
+        "local v = redis.call('GET', KEYS[1]) or ''
+if v ~= ARGV[1] then return v end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1]) return 1 end
+",
+        set_for_as_long!()
+    ),
 };
 
 /// Replaces what this owner wrote, or nothing at all. Arguments: the owner between colons, the new value (empty: none),
 /// milliseconds. Answers 1, or what is there instead.
 static SETTLE: Lua = Lua {
     hash: "24125c9d8a02c64d6add1973158ac706a0311814",
-    text: "local v = redis.call('GET', KEYS[1])
+    text: concat!(
+        "local v = redis.call('GET', KEYS[1])
 if v and not string.find(v, ARGV[1], 1, true) then return v end
 if ARGV[2] == '' then redis.call('DEL', KEYS[1]) return 1 end
-local px = tonumber(ARGV[3])
-if string.find(ARGV[2], '^%d+~') then px = math.max(px, redis.call('PTTL', KEYS[1])) end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', px)
-return 1",
+",
+        set_for_as_long!()
+    ),
 };
 
 /// That a named task is done, unless its name was sent anew since. Arguments: the generation, the value, milliseconds.
 static DONE: Lua = Lua {
     hash: "e32cb18c6b6a5a243ffc781fdee728d249f22bc0",
-    text: "local v = redis.call('GET', KEYS[1])
+    text: concat!(
+        "local v = redis.call('GET', KEYS[1])
 local newer = v and ((tonumber(string.match(v, '^(%d+)~')) or 0) - ARGV[1]) % 65536
 if newer and newer > 0 and newer < 32768 then return v end
-local px = tonumber(ARGV[3])
-if string.find(ARGV[2], '^%d+~') then px = math.max(px, redis.call('PTTL', KEYS[1])) end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', px)
-return 1",
+",
+        set_for_as_long!()
+    ),
 };
 
 /// The lock script of the Go library, byte for byte, so that both share one entry of the script cache.

@@ -303,16 +303,9 @@ impl Publisher {
         if checked.iter().any(Result::is_ok)
             && let Err(error) = self.create(&slice).await
         {
-            let why: Arc<str> = Arc::from(error.to_string());
             return checked
                 .into_iter()
-                .map(|one| {
-                    one.and(Err(PublishError::Unavailable {
-                        engine: ENGINE,
-                        why: Arc::clone(&why),
-                        maybe_stored: false,
-                    }))
-                })
+                .map(|one| one.and(Err(no_topic(&error))))
                 .collect();
         }
         let client = self.client();
@@ -355,11 +348,7 @@ impl Publisher {
         }
         self.check(&out)?;
         if let Err(error) = self.create(std::slice::from_ref(&out)).await {
-            return Err(PublishError::Unavailable {
-                engine: ENGINE,
-                why: Arc::from(error.to_string()),
-                maybe_stored: false,
-            });
+            return Err(no_topic(&error));
         }
         let client = self.client();
         let at = self.clock.now().as_millis();
@@ -371,6 +360,15 @@ impl Publisher {
             }
         }
         published(&client, &out, answer)
+    }
+}
+
+/// What the caller hears where a topic could not be created: nothing was sent.
+fn no_topic(error: &EngineError) -> PublishError {
+    PublishError::Unavailable {
+        engine: ENGINE,
+        why: Arc::from(error.to_string()),
+        maybe_stored: false,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Ends of subscriptions against real nodes, and against nodes that follow a script.
 
+mod due;
 mod nodes;
 mod real;
 mod scripted;
@@ -32,6 +33,11 @@ fn site(endpoints: &[&str]) -> Site {
         letters: None,
         epochs: AtomicU32::new(1),
     }
+}
+
+/// So many milliseconds from now.
+fn after(n: u64) -> WallTime {
+    Clock::system().now().saturating_add(crate::time::millis(n))
 }
 
 fn body_due(due: WallTime, payload: &[u8]) -> Vec<u8> {

@@ -5,14 +5,7 @@ use std::sync::Mutex;
 use super::nodes::Node;
 use super::*;
 use crate::engine::BoxFuture;
-
-fn millis(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
-fn after(n: u64) -> WallTime {
-    Clock::system().now().saturating_add(millis(n))
-}
+use crate::time::millis;
 
 #[tokio::test]
 async fn tasks_come_in_order_as_they_were_sent_and_go_when_acknowledged() {
@@ -117,35 +110,6 @@ async fn a_waiting_end_is_woken_by_a_task_and_its_acks_do_not_wait() {
     }
     // Behind a reserve that waits each of them would take the rest of its second.
     assert!(fastest < millis(500), "{fastest:?}");
-}
-
-#[tokio::test]
-async fn a_delayed_task_is_never_early() {
-    let node = Node::start();
-    let mut hand = Hand::new(site(&[&node.endpoint()]));
-    hand.empty().await;
-    for delay in [1, 7, 120, 990, 1700, 3] {
-        let due = after(delay);
-        let (got, ()) = tokio::join!(hand.one(), node.put_due(due, b"later"));
-        assert!(Clock::system().now() >= due, "early");
-        assert_eq!(got.message.due, due);
-        hand.ack(&[got]);
-    }
-    hand.empty().await;
-}
-
-#[tokio::test]
-async fn a_task_made_ready_long_before_its_time_goes_back() {
-    let node = Node::start();
-    let due = after(3_600_000);
-    node.put(&[(0, 60, body_due(due, b"much later"))]).await;
-    let mut hand = Hand::new(site(&[&node.endpoint()]));
-    hand.nothing(millis(200)).await;
-    hand.until("the time", 10, |hand| {
-        hand.turn.health.empty && hand.turn.health.next_due == Some(due)
-    })
-    .await;
-    assert_eq!(node.count("current-jobs-delayed").await, 1);
 }
 
 #[tokio::test]
@@ -569,36 +533,4 @@ async fn what_only_a_node_that_is_away_may_have_keeps_a_tube_from_being_empty() 
     away.restart();
     hand.empty().await;
     hand.close().await;
-}
-
-#[tokio::test]
-async fn a_wall_clock_that_is_stepped_loses_and_doubles_nothing_and_makes_nothing_early() {
-    const HOUR: i64 = 3_600_000_000_000;
-    let node = Node::start();
-    let site = site(&[&node.endpoint()]);
-    let clock = site.clock.clone();
-    let mut hand = Hand::new(site);
-    hand.empty().await;
-    let soon = |clock: &Clock| clock.now().saturating_add(millis(400));
-    for step in [-HOUR, HOUR, HOUR, -HOUR] {
-        clock.step(step);
-        let due = soon(&clock);
-        node.put(&[(0, 60, body(b"now")), (0, 60, body_due(due, b"soon"))])
-            .await;
-        let got = hand.take(2).await;
-        assert!(clock.now() >= due, "early");
-        hand.ack(&got);
-    }
-    // While it is held: it comes when this clock says so, and once.
-    let due = soon(&clock);
-    node.put(&[(0, 60, body_due(due, b"held"))]).await;
-    hand.within(millis(50), 10, |_| false).await;
-    clock.step(-HOUR);
-    hand.nothing(millis(600)).await;
-    clock.step(HOUR);
-    let got = hand.one().await;
-    assert!(clock.now() >= due, "early");
-    hand.ack(&[got]);
-    hand.empty().await;
-    assert_eq!(node.alive().await, 0);
 }
