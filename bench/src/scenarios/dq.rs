@@ -104,6 +104,12 @@ impl Cluster {
         &self.nodes[0]
     }
 
+    /// Leaves the other nodes idle.
+    pub(super) fn keep_one_node(&mut self) {
+        self.nodes.truncate(1);
+        self.node_pids.truncate(1);
+    }
+
     /// The configuration of a program of ours; `dq` adds to its section, and `handlers` is another.
     fn config(&self, dq: &str, handlers: &str) -> String {
         let nodes = self.nodes.join("\", \"");

@@ -31,6 +31,9 @@ const MOST: usize = 8;
 /// How often a node is asked where no connection may wait.
 const ASK_EVERY: Duration = Duration::from_millis(5);
 
+/// So long after a backlog has ended every connection has deletes to come: none waits in front of them.
+const ENDED_FOR: Duration = Duration::from_millis(200);
+
 /// The largest body that a node may send. Servers take 65,535 bytes unless they are told otherwise.
 const LARGEST_BODY: usize = 64 << 20;
 
@@ -112,14 +115,11 @@ impl NodeEnd {
         self.sessions.iter().map(Session::in_line).sum()
     }
 
-    /// Jobs that have room set aside for them.
+    /// Jobs that have room set aside for them. Those that the server may say of have none: a node without any would keep the last
+    /// places from one that has some. What such a wait brings lies ahead for a moment.
     pub(super) fn coming(&self) -> usize {
-        self.reserves() + self.in_line()
-    }
-
-    /// Reserves that wait on the server, perhaps for ever.
-    pub(super) fn waiting(&self) -> usize {
-        self.sessions.iter().filter(|session| session.waits).count()
+        let waiting = self.sessions.iter().filter(|session| session.waits).count();
+        self.reserves() - waiting + self.in_line()
     }
 
     pub(super) fn has_dying(&self) -> bool {
@@ -215,7 +215,7 @@ impl NodeEnd {
     }
 
     /// Asks for jobs: at most `share` that are ready, or, where nothing is ready and there is room at all, to be told when one
-    /// comes. Answers for how many.
+    /// comes. Answers for how many room is to be set aside.
     pub(super) fn reserve(&mut self, share: usize, has_room: bool, desk: &Desk) -> usize {
         if self.sessions.iter().any(|session| session.waits) {
             return 0;
@@ -239,7 +239,7 @@ impl NodeEnd {
         }
         if let Some(idle) = self.sessions.iter_mut().find(|s| s.is_idle()) {
             idle.wait();
-            return 1;
+            return 0;
         }
         let most = if desk.source.claimed {
             MOST_TO_WAIT_CLAIMED
@@ -249,6 +249,10 @@ impl NodeEnd {
         let can_grow = self.want_another(most);
         // One that has only answers to come can wait in a moment, and then nothing stands behind its wait.
         let settling = self.sessions.iter().any(|session| session.leased() == 0);
+        let ended = self
+            .tide
+            .ended
+            .is_some_and(|at| desk.now.saturating_duration_since(at) < ENDED_FOR);
         let open = self
             .sessions
             .iter_mut()
@@ -259,12 +263,11 @@ impl NodeEnd {
             }
             return 0;
         };
-        if desk.source.claimed && !can_grow {
-            if settling {
-                return 0;
+        if desk.source.claimed && !can_grow && !ended {
+            if !settling {
+                open.wait();
             }
-            open.wait();
-            return 1;
+            return 0;
         }
         if self.ask_at.is_none_or(|at| desk.now >= at) {
             self.ask_at = Some(desk.now + ASK_EVERY);

@@ -363,12 +363,6 @@ impl TubeEnd {
         } else {
             free.saturating_sub(asked + ahead)
         };
-        // Nodes that have nothing would keep the last places from one that has. Should a wait bring a job all the same, that one lies
-        // ahead for a moment.
-        let waiting: usize = self.nodes.iter().map(NodeEnd::waiting).sum();
-        if room == 0 && has_room && asked == waiting {
-            room = 1;
-        }
         let count = self.nodes.len();
         for step in 0..count {
             let at = (self.first + step) % count;

@@ -31,6 +31,9 @@ const WAIT: u32 = 1;
 /// The most reserves under way on one connection.
 const LARGEST_BATCH: usize = 128;
 
+/// After so many jobs in a row a tube that runs dry had a backlog.
+const BACKLOG: usize = 16;
+
 /// So many deletes are written even if nothing else is.
 const MOST_UNWRITTEN: usize = 32;
 
@@ -97,6 +100,8 @@ struct Job {
 pub(super) struct Tide {
     /// The last answer was that nothing is ready.
     pub(super) dry: bool,
+    /// When a backlog ended last: so many jobs had come that reserves went out by the dozen.
+    pub(super) ended: Option<Instant>,
     /// How many reserves are under way at a time; grows with every job, and begins anew when there is none.
     batch: usize,
     /// The highest number of a job that has come, and how many first starts came in a row.
@@ -110,6 +115,7 @@ impl Default for Tide {
     fn default() -> Self {
         Self {
             dry: false,
+            ended: None,
             batch: 1,
             highest: 0,
             fresh: 0,
@@ -558,6 +564,9 @@ impl Session {
                     }
                     Answer::OutOfMemory => return Err(Self::refused()),
                     _ => {
+                        if tide.batch >= BACKLOG {
+                            tide.ended = Some(desk.now);
+                        }
                         tide.dry = true;
                         tide.batch = 1;
                     }
