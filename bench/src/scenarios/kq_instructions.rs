@@ -13,7 +13,7 @@ use go_queue::prelude::*;
 use go_queue::time::Clock;
 
 use super::kq::Log;
-use super::kq_push;
+use super::kq_push::{self, How};
 use crate::client;
 use crate::figures::Figures;
 use crate::kafka;
@@ -63,6 +63,11 @@ pub(crate) const SCENARIO: Scenario = Scenario {
             floor: None,
             limit: 13_500.0,
         },
+        Instructions {
+            variant: "enqueue",
+            floor: None,
+            limit: 16_000.0,
+        },
     ],
     servers: servers::kafka(Records::Plain(0)),
 };
@@ -78,9 +83,14 @@ fn work(variant: &str, parameters: &Parameters) -> Result<Figures, String> {
     if variant == "client" {
         return client::drain(&log.brokers, &log.topic, messages);
     }
-    if let "push" | "send-all" = variant {
-        let callers = (variant == "push").then_some(1000);
-        return kq_push::with(log, messages, callers);
+    let pushed = match variant {
+        "push" => Some(How::Awaiting(1000)),
+        "send-all" => Some(How::InBulk),
+        "enqueue" => Some(How::Enqueued),
+        _ => None,
+    };
+    if let Some(how) = pushed {
+        return kq_push::with(log, messages, how);
     }
     let variant = variant.to_owned();
     on_runtime(async move {

@@ -3,6 +3,7 @@
 //! The pusher says nothing when a record is stored, or lost, so its clock runs until all of them are in the topic. Ours and franz-go
 //! are idempotent and confirmed by all replicas in sync.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -38,6 +39,7 @@ pub(crate) const BULK: Scenario = Scenario {
         Row::peer(GO, GO_PEER, "kq-push messages=60000 callers=1"),
         Row::peer(FRANZ, "franz-go", "push messages=2000000"),
         Row::own(OURS, "send-all messages=2000000"),
+        Row::own("ours, one by one by `enqueue`", "enqueue messages=2000000"),
     ],
     columns: &["rss_mb"],
     goals: |medians| vec![faster(medians, GO, 50.0), faster(medians, FRANZ, 1.0)],
@@ -63,27 +65,43 @@ fn faster(medians: &Medians, theirs: &str, times: f64) -> Goal {
 }
 
 fn work(variant: &str, parameters: &Parameters) -> Result<Figures, String> {
-    let bulk = match variant {
-        "push" => false,
-        "send-all" => true,
-        other => return Err(format!("no variant {other}")),
-    };
     let log = Log::of(parameters)?;
     let messages = parameters.number("messages", 400_000)?;
-    let callers = parameters.number("callers", 1000)?;
-    with(log, messages, (!bulk).then_some(callers))
+    let how = match variant {
+        "push" => How::Awaiting(parameters.number("callers", 1000)?),
+        "send-all" => How::InBulk,
+        "enqueue" => How::Enqueued,
+        other => return Err(format!("no variant {other}")),
+    };
+    with(log, messages, how)
 }
 
-/// So many records, from so many callers that await each, or in bulk.
-pub(super) fn with(log: Log, messages: u64, callers: Option<u64>) -> Result<Figures, String> {
+/// How records are handed over.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum How {
+    /// By so many callers that await each.
+    Awaiting(u64),
+    InBulk,
+    /// By one caller that awaits what it has handed over a while ago.
+    Enqueued,
+}
+
+/// So many records.
+pub(super) fn with(log: Log, messages: u64, how: How) -> Result<Figures, String> {
     on_runtime(async move {
         let producer = log.producer().await?;
         let watch = Stopwatch::start();
-        let Some(callers) = callers else {
-            send_all(&producer, messages).await?;
-            return Ok(watch.figures(messages));
+        let took = match how {
+            How::Awaiting(callers) => push(&producer, messages, callers).await?,
+            How::InBulk => {
+                send_all(&producer, messages).await?;
+                return Ok(watch.figures(messages));
+            }
+            How::Enqueued => {
+                enqueue(&producer, messages).await?;
+                return Ok(watch.figures(messages));
+            }
         };
-        let took = push(&producer, messages, callers).await?;
         Ok(watch
             .figures(messages)
             .with("p50_us", percentile(took.iter().copied(), 0.5))
@@ -114,6 +132,24 @@ async fn send_all(producer: &Producer, messages: u64) -> Result<(), String> {
         });
     }
     callers.join_all().await.into_iter().collect()
+}
+
+async fn enqueue(producer: &Producer, messages: u64) -> Result<(), String> {
+    let mut unconfirmed = VecDeque::new();
+    for order in (0..messages).map(Order::number) {
+        let key = order.customer.clone();
+        let handed = BENCH.push(order).key(key).enqueue(producer).await;
+        unconfirmed.push_back(handed.map_err(|error| error.to_string())?);
+        if unconfirmed.len() as u64 == CHUNK
+            && let Some(first) = unconfirmed.pop_front()
+        {
+            first.await.map_err(|error| error.to_string())?;
+        }
+    }
+    for rest in unconfirmed {
+        rest.await.map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 /// So many callers, each awaiting every call. Says how long each call took, in microseconds.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::engine::{EngineError, HealthState};
 use crate::pipeline::{Control, Counts, LaneStatus, Pump};
@@ -218,6 +218,11 @@ impl Running {
                 stuck = self.lanes.len();
                 self.lanes.abort_all();
             }
+        }
+        if timeout(ABORT_BOUND, self.producer.flush()).await.is_err() {
+            tracing::warn!(
+                "what was enqueued is not confirmed yet: whoever waits for it hears how it ends"
+            );
         }
         if let Err(failure) = self.opened.close(ABORT_BOUND).await {
             self.failure.get_or_insert(failure);

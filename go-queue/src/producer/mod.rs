@@ -1,5 +1,6 @@
 //! The producing face: typed builders that end in `.send(&producer)`, and the [`Producer`] that routes them to engines.
 
+mod line;
 mod parcel;
 mod places;
 
@@ -24,6 +25,7 @@ const SLICE: usize = 1000;
 /// So many slices of `send_all` are under way beside the one that is being filled.
 const SLICES: usize = 2;
 
+pub use line::Unconfirmed;
 pub use parcel::{Enqueue, Push, Pushed, Sendable};
 pub use places::{Topic, Tube};
 
@@ -34,6 +36,7 @@ pub struct Route {
     engine: Arc<dyn Engine>,
     publish: Arc<dyn Publish>,
     priority: Option<u32>,
+    entrance: Arc<line::Entrance>,
 }
 
 impl fmt::Debug for Route {
@@ -50,6 +53,7 @@ impl Route {
             publish: engine.publisher(),
             engine,
             priority: None,
+            entrance: Arc::default(),
         }
     }
 

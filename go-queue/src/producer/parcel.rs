@@ -11,7 +11,7 @@ use crate::name::{Name, Place};
 use crate::outcome::Chain;
 use crate::time::{Clock, WallTime};
 
-use super::{Producer, Route};
+use super::{Producer, Route, Unconfirmed};
 use sealed::Sealed;
 
 /// Key, encoded headers and payload lie in one buffer from the start, as engines take them: the payload comes first, and what comes
@@ -249,6 +249,20 @@ impl Enqueue {
         let published = first(engine.publish.publish(vec![outgoing]).await, engine.name)?;
         Ok(Self::done(place, &published))
     }
+
+    /// Hands it over without waiting until it is stored: the answer comes with the [`Unconfirmed`]. Waits only while 10,000
+    /// messages for the engine are without a confirmation.
+    ///
+    /// In a handler, await the answer before you return: what you were given is done when you do.
+    ///
+    /// # Errors
+    /// What is wrong with the task itself; the rest is for [`Unconfirmed`] to tell.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the task was not handed over.
+    pub async fn enqueue(self, producer: &Producer) -> Result<Unconfirmed<TaskId>, PublishError> {
+        producer.enqueue(self).await
+    }
 }
 
 /// A record that is ready to be pushed. Nothing happens until [`Push::send`] is awaited.
@@ -303,6 +317,40 @@ impl Push {
         let place = outgoing.place.clone();
         let published = first(engine.publish.publish(vec![outgoing]).await, engine.name)?;
         Ok(Self::done(place, &published))
+    }
+
+    /// Hands it over without waiting until it is stored: the answer comes with the [`Unconfirmed`]. Records that one caller
+    /// enqueues keep their order. Waits only while 10,000 messages for the engine are without a confirmation.
+    ///
+    /// In a handler, await the answer before you return: what you were given is done when you do.
+    ///
+    /// # Examples
+    /// ```
+    /// # use go_queue::prelude::*;
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Reading { sensor: u32 }
+    /// const READINGS: Topic<Reading> = Topic::new("readings");
+    ///
+    /// # async fn run(producer: &Producer, readings: Vec<Reading>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut unconfirmed = Vec::new();
+    /// for reading in readings {
+    ///     let key = reading.sensor.to_string();
+    ///     unconfirmed.push(READINGS.push(reading).key(key).enqueue(producer).await?);
+    /// }
+    /// for record in unconfirmed {
+    ///     record.await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// What is wrong with the record itself; the rest is for [`Unconfirmed`] to tell.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the record was not handed over.
+    pub async fn enqueue(self, producer: &Producer) -> Result<Unconfirmed<Pushed>, PublishError> {
+        producer.enqueue(self).await
     }
 }
 

@@ -47,6 +47,11 @@ pub(super) struct Publisher {
     client: RwLock<(Arc<Client>, Instant)>,
     /// Topics that were looked for and created, if topics are created at all.
     known: RwLock<HashSet<Name>>,
+    /// Who looks for a topic, one after the other, so that those who wait keep their order. What the last failure was, and when.
+    creating: tokio::sync::Mutex<Option<(Name, Instant, Arc<str>)>>,
+    /// Slices go to the client one after the other, whole, however long they wait for room: a caller may have several under way, and
+    /// their records keep their order. Single records, which have one chunk, only wait for slices.
+    turn: tokio::sync::RwLock<()>,
     closed: AtomicBool,
 }
 
@@ -102,6 +107,8 @@ impl Publisher {
             clock,
             client: RwLock::new((client, Instant::now())),
             known: RwLock::default(),
+            creating: tokio::sync::Mutex::default(),
+            turn: tokio::sync::RwLock::default(),
             closed: AtomicBool::new(false),
         })
     }
@@ -164,7 +171,15 @@ impl Publisher {
     /// # Cancel safety
     /// Dropping the future leaves what was already handed over.
     pub(super) async fn produce(&self, client: &Client, ready: Vec<Ready<'_>>) -> Vec<Answer> {
-        let mut answers = Vec::with_capacity(ready.len());
+        let count = ready.len();
+        let turn = self.turn.write().await;
+        let pending = self.hand_over_all(client, ready).await;
+        drop(turn);
+        Self::answers(pending, count).await
+    }
+
+    /// Hands over chunk by chunk. Whoever calls has the turn.
+    async fn hand_over_all(&self, client: &Client, ready: Vec<Ready<'_>>) -> Vec<Pending> {
         let mut pending: Vec<Pending> = Vec::new();
         let chunk_len = CHUNK.min(self.config.producer.queue_messages as usize);
         let mut rest = ready.into_iter().peekable();
@@ -172,6 +187,11 @@ impl Publisher {
             let chunk: Vec<Ready<'_>> = rest.by_ref().take(chunk_len).collect();
             pending.push(self.hand_over(client, chunk).await);
         }
+        pending
+    }
+
+    async fn answers(pending: Vec<Pending>, count: usize) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(count);
         for one in pending {
             match one {
                 // The client answers every record, also when it ends.
@@ -190,11 +210,13 @@ impl Publisher {
     /// The same for a single record, as nearly every caller has it.
     async fn produce_one(&self, client: &Client, ready: Ready<'_>) -> Answer {
         let cost = client.cost(&ready);
+        let turn = self.turn.read().await;
         if self.closed.load(Ordering::Acquire) || !client.ledger().room(cost).await {
             return Err(failure::CLOSED);
         }
         let (mut opened, done) = client.ledger().begin_one(cost);
         self.hand(client, &mut opened, 0, ready, &mut None).await;
+        drop(turn);
         done.await.unwrap_or(Err(failure::CLOSED))
     }
 
@@ -265,25 +287,46 @@ impl Publisher {
     }
 
     /// Creates the topics of a slice that nobody has used here before, where topics are created at all.
-    async fn create(&self, slice: &[Outgoing]) -> Result<(), EngineError> {
+    async fn create(&self, slice: &[Outgoing]) -> Result<(), PublishError> {
         if self.config.create_topics.is_none() {
             return Ok(());
         }
         let mut last: Option<&Name> = None;
         for out in slice {
             let name = out.place.name();
-            if last == Some(name) {
-                continue;
+            if last != Some(name) && !self.is_known(name) {
+                self.create_one(name).await.map_err(no_topic)?;
             }
             last = Some(name);
-            if self.is_known(name) {
-                continue;
-            }
-            topics::ensure(&self.client(), &self.config, name).await?;
-            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            known.insert(name.clone());
         }
         Ok(())
+    }
+
+    async fn create_one(&self, name: &Name) -> Result<(), Arc<str>> {
+        let began = Instant::now();
+        let mut failed = self.creating.lock().await;
+        if self.is_known(name) {
+            return Ok(());
+        }
+        // Whoever waited while it failed need not wait for the same again.
+        if let Some((_, _, why)) = failed
+            .as_ref()
+            .filter(|(of, at, _)| of == name && *at >= began)
+        {
+            return Err(Arc::clone(why));
+        }
+        match topics::ensure(&self.client(), &self.config, name).await {
+            Ok(_) => {
+                let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+                known.insert(name.clone());
+                Ok(())
+            }
+            Err(error) => {
+                let why: Arc<str> = Arc::from(error.to_string());
+                *failed = Some((name.clone(), Instant::now(), Arc::clone(&why)));
+                Err(why)
+            }
+        }
     }
 
     fn is_known(&self, topic: &Name) -> bool {
@@ -305,7 +348,7 @@ impl Publisher {
         {
             return checked
                 .into_iter()
-                .map(|one| one.and(Err(no_topic(&error))))
+                .map(|one| one.and(Err(error.clone())))
                 .collect();
         }
         let client = self.client();
@@ -347,9 +390,7 @@ impl Publisher {
             return Err(PublishError::Closed { engine: ENGINE });
         }
         self.check(&out)?;
-        if let Err(error) = self.create(std::slice::from_ref(&out)).await {
-            return Err(no_topic(&error));
-        }
+        self.create(std::slice::from_ref(&out)).await?;
         let client = self.client();
         let at = self.clock.now().as_millis();
         let mut answer = Err(DOUBTED);
@@ -364,10 +405,10 @@ impl Publisher {
 }
 
 /// What the caller hears where a topic could not be created: nothing was sent.
-fn no_topic(error: &EngineError) -> PublishError {
+fn no_topic(why: Arc<str>) -> PublishError {
     PublishError::Unavailable {
         engine: ENGINE,
-        why: Arc::from(error.to_string()),
+        why,
         maybe_stored: false,
     }
 }

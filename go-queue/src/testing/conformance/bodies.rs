@@ -10,7 +10,9 @@ use crate::delivery::Delivery;
 use crate::engine::{MAX_RECORD_LEN, MAX_TASK_LEN, Outgoing, PublishError};
 use crate::message::envelope;
 use crate::message::{Body, ContentType, Flags, Headers, Id};
-use crate::name::Place;
+use crate::name::{Name, Place};
+use crate::producer::{Enqueue, Producer, Push, Route, Routes, Sendable, Unconfirmed};
+use crate::time::Clock;
 
 /// Keys, headers and payloads come back byte by byte: empty ones, null ones, large ones, those of all bytes.
 pub async fn keeps_headers_and_bytes_exactly(subject: &dyn Subject) {
@@ -133,5 +135,67 @@ pub async fn a_slice_is_answered_in_order(subject: &dyn Subject) {
             "an empty slice is no error"
         );
         consumer.close().await;
+    }
+}
+
+/// Messages that one caller hands over without waiting: each is confirmed, stored once, and those of a key of a topic keep their
+/// order.
+pub async fn what_is_enqueued_is_stored_once_and_in_order(subject: &dyn Subject) {
+    const COUNT: usize = 1500;
+    const NAME: &str = "enqueued";
+    let engine = subject.engine();
+    let route = Some(Route::new(engine.clone()));
+    let routes = Routes {
+        tasks: route.clone(),
+        topics: route,
+        ..Routes::default()
+    };
+    let producer = Producer::new(Clock::system(), routes);
+    let payload = |n: usize| n.to_string().into_bytes();
+    for mut to in sides(subject) {
+        let name = Name::literal(NAME);
+        if let Place::Topic(place) = &mut to.place {
+            *place = name;
+            let push = |n| Push::bytes(NAME, payload(n), ContentType::Text);
+            let keyed = |n: usize| push(n).key(format!("key-{}", n % 16));
+            confirm(&producer, (0..COUNT).map(keyed), Push::enqueue).await;
+        } else {
+            to.place = Place::Tube(name);
+            let task = |n| Enqueue::bytes(NAME, payload(n), ContentType::Text);
+            confirm(&producer, (0..COUNT).map(task), Enqueue::enqueue).await;
+        }
+        let mut consumer = Consumer::open(&engine, &to).await;
+        let mut last: HashMap<Vec<u8>, usize> = HashMap::new();
+        let mut seen = vec![false; COUNT];
+        while seen.contains(&false) {
+            let got = consumer.take(1).await;
+            for Delivery { message, .. } in &got {
+                let text = std::str::from_utf8(message.body.payload()).expect("text");
+                let number: usize = text.parse().expect("a number");
+                assert!(!seen[number], "{number} is stored twice");
+                seen[number] = true;
+                let ordered = matches!(to.place, Place::Topic(_));
+                if let Some(before) = last.insert(message.body.key().to_vec(), number) {
+                    assert!(!ordered || before < number, "{before}, then {number}");
+                }
+            }
+            consumer.ack(&got).await;
+        }
+        consumer.nothing(subject.silence()).await;
+        consumer.close().await;
+    }
+}
+
+async fn confirm<S: Sendable>(
+    producer: &Producer,
+    all: impl Iterator<Item = S>,
+    enqueue: impl AsyncFn(S, &Producer) -> Result<Unconfirmed<S::Receipt>, PublishError>,
+) {
+    let mut unconfirmed = Vec::new();
+    for one in all {
+        unconfirmed.push(enqueue(one, producer).await.expect("handed over"));
+    }
+    for one in unconfirmed {
+        one.await.expect("stored");
     }
 }

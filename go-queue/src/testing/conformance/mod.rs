@@ -227,6 +227,7 @@ macro_rules! engine_conformance {
                     keeps_headers_and_bytes_exactly
                     oversize_is_refused_before_storing
                     a_slice_is_answered_in_order
+                    what_is_enqueued_is_stored_once_and_in_order
                 }
                 turns {
                     capabilities_are_as_declared

@@ -299,6 +299,48 @@ async fn a_full_queue_makes_callers_wait_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn slices_that_are_under_way_together_keep_their_order_where_room_is_scarce() {
+    let mock = mock();
+    mock.broker_round_trip_time(1, Duration::from_millis(5))
+        .expect("slow");
+    let mut config = config(&mock);
+    config.producer.queue_messages = 1000;
+    let publisher = open(config).await;
+    let slice = |count| (0..count).map(|n| record("k", &format!("{n}"))).collect();
+    // As `send_all` and `enqueue` have them: each is begun before the one before is confirmed.
+    let mut under_way: Vec<_> = [1500, 1, 1500, 1, 1, 600]
+        .map(|count| publisher.publish(slice(count)))
+        .into();
+    let answers = within("all slices", async {
+        let mut done: Vec<Option<Vec<_>>> = vec![None; under_way.len()];
+        std::future::poll_fn(|cx| {
+            for (future, done) in under_way.iter_mut().zip(&mut done) {
+                if done.is_none()
+                    && let std::task::Poll::Ready(answers) = future.as_mut().poll(cx)
+                {
+                    *done = Some(answers);
+                }
+            }
+            if done.iter().all(Option::is_some) {
+                std::task::Poll::Ready(())
+            } else {
+                std::task::Poll::Pending
+            }
+        })
+        .await;
+        done
+    })
+    .await;
+    let offsets: Vec<i64> = answers
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|answer| answer.expect("stored").offset)
+        .collect();
+    assert_eq!(offsets, (0..3603).collect::<Vec<i64>>());
+}
+
+#[tokio::test]
 async fn a_caller_that_goes_away_disturbs_nobody() {
     let mock = mock();
     let mut config = config(&mock);
