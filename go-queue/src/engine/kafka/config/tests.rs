@@ -159,6 +159,20 @@ fn the_memory_of_an_end_is_divided_by_the_partitions() {
     assert_eq!(queue(64), (1024, 512 << 10));
     // A floor, so that a topic of very many partitions moves at all.
     assert_eq!(queue(100_000), (256, 64 << 10));
+
+    let records = |partitions| {
+        let settings = config.consumer_settings(&Member {
+            partitions,
+            ..member()
+        });
+        taken(&settings, "queued.min.messages")
+            .parse::<usize>()
+            .expect("a number")
+    };
+    assert_eq!(
+        [1, 8, 80, 8000].map(records),
+        [100_000, 100_000, 10_000, 1000]
+    );
 }
 
 #[test]
