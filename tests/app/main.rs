@@ -21,6 +21,7 @@ mod failing;
 mod files;
 mod identity;
 mod kafka;
+mod kafka_security;
 mod life;
 mod middleware;
 mod order;

@@ -37,6 +37,7 @@ on_both_engines!(
     what_cannot_be_encoded_or_put_into_a_header_is_refused_before_it_is_sent,
     a_name_that_breaks_the_rule_is_refused_by_the_producer,
     a_handler_sends_through_the_producer_it_takes,
+    what_was_enqueued_is_stored_before_the_app_has_stopped,
 );
 
 async fn a_task_over_the_limit_is_refused_with_its_size_and_the_next_one_runs(stage: Stage) {
@@ -240,4 +241,22 @@ async fn a_producer_of_a_stopped_app_on_sqlite_says_that_it_is_closed() {
         matches!(refused, Err(PublishError::Closed { .. })),
         "{refused:?}"
     );
+}
+
+async fn what_was_enqueued_is_stored_before_the_app_has_stopped(stage: Stage) {
+    let app = stage.app(handlers![texts]).state(Trail::new());
+    let running = app.start().await.unwrap();
+    let producer = running.producer();
+    let mut unconfirmed = Vec::new();
+    for _ in 0..5000 {
+        let later = texts::delay(of_len(1), hours(1));
+        unconfirmed.push(later.enqueue(&producer).await.unwrap());
+    }
+    stop(running).await;
+    for task in unconfirmed {
+        let task = task
+            .await
+            .expect("it was stored before the engine was closed");
+        assert_eq!(task.tube().as_str(), "texts");
+    }
 }

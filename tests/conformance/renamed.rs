@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use go_queue::engine::{
-    BoxFuture, Capabilities, DeadLetter, DeadLetters, DeadQuery, Engine, EngineError, Outgoing,
-    Publish, PublishError, Published, Receive, Subscribe,
+    Answers, BoxFuture, Capabilities, DeadLetter, DeadLetters, DeadQuery, Engine, EngineError,
+    Outgoing, Publish, PublishError, Receive, Subscribe, Taken,
 };
 use go_queue::name::{Name, Place, Side};
 
@@ -106,22 +106,34 @@ struct Producing {
     prefix: Prefix,
 }
 
-impl Publish for Producing {
-    fn publish(&self, slice: Vec<Outgoing>) -> BoxFuture<'_, Vec<Result<Published, PublishError>>> {
-        let slice = slice.into_iter().map(|out| Outgoing {
+impl Producing {
+    fn outgoing(&self, slice: Vec<Outgoing>) -> Vec<Outgoing> {
+        let renamed = slice.into_iter().map(|out| Outgoing {
             place: self.prefix.place(&out.place),
             ..out
         });
-        let publishing = self.publish.publish(slice.collect());
-        Box::pin(async move {
-            let mut answers = publishing.await;
-            for answer in &mut answers {
-                if let Err(PublishError::TooLarge { place, .. }) = answer {
-                    *place = self.prefix.own_place(place);
-                }
+        renamed.collect()
+    }
+
+    async fn answers(&self, answers: BoxFuture<'_, Answers>) -> Answers {
+        let mut answers = answers.await;
+        for answer in &mut answers {
+            if let Err(PublishError::TooLarge { place, .. }) = answer {
+                *place = self.prefix.own_place(place);
             }
-            answers
-        })
+        }
+        answers
+    }
+}
+
+impl Publish for Producing {
+    fn publish(&self, slice: Vec<Outgoing>) -> BoxFuture<'_, Answers> {
+        Box::pin(self.answers(self.publish.publish(self.outgoing(slice))))
+    }
+
+    fn take(&self, slice: Vec<Outgoing>) -> BoxFuture<'_, Taken<'_>> {
+        let taking = self.publish.take(self.outgoing(slice));
+        Box::pin(async { Taken::new(Box::pin(self.answers(taking.await.answers()))) })
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use go_queue_tests::servers::{
-    Beanstalkd, BeanstalkdOptions, Proxy, Redis, RedisOptions, installed,
-};
+use go_queue_tests::servers::{Beanstalkd, BeanstalkdOptions, Proxy, Redis, installed};
 use go_queue_tests::{Folder, Report};
 
+use crate::claims::{Beside, RedisSetup};
 use crate::site::{Site, from_environment};
 
 /// What a cluster is made of.
@@ -18,6 +17,8 @@ pub(crate) struct Setup {
     pub(crate) binlog: bool,
     /// Whether what Redis knows survives it.
     pub(crate) durable_redis: bool,
+    /// What stands for Redis.
+    pub(crate) redis: RedisSetup,
     /// Whether all connections to nodes go through a network of ours.
     pub(crate) proxied: bool,
     /// The largest job of the nodes.
@@ -36,6 +37,7 @@ impl Default for Setup {
             nodes: 3,
             binlog: false,
             durable_redis: false,
+            redis: RedisSetup::Single,
             proxied: false,
             max_job_size: None,
             lease: "2s",
@@ -54,7 +56,9 @@ pub(crate) struct Cluster {
     pub(crate) site: Site,
     pub(crate) nodes: Vec<Beanstalkd>,
     pub(crate) proxies: Vec<Proxy>,
+    /// The only one, or the first.
     pub(crate) redis: Redis,
+    beside: Beside,
 }
 
 impl Cluster {
@@ -76,25 +80,20 @@ impl Cluster {
             .filter(|_| setup.proxied)
             .map(|node| Proxy::before(node.address()))
             .collect();
-        let options = RedisOptions {
-            durable: setup.durable_redis,
-            ..RedisOptions::default()
-        };
-        let redis = Redis::with(folder.path(), "redis", &options);
+        let (redis, beside, host) = setup.redis.start(&folder, setup.durable_redis);
         let endpoints: Vec<String> = if setup.proxied {
             proxies.iter().map(Proxy::endpoint).collect()
         } else {
             nodes.iter().map(|node| node.endpoint()).collect()
         };
         let yaml = format!(
-            "dq: {{ beanstalks: [{}], {} redis: {{ host: \"{}\", lease: {} }} }}\nkq: {{ engine: memory }}\n{}",
+            "dq: {{ beanstalks: [{}], {} redis: {{ {host}, lease: {} }} }}\nkq: {{ engine: memory }}\n{}",
             endpoints
                 .iter()
                 .map(|endpoint| format!("\"{endpoint}\""))
                 .collect::<Vec<_>>()
                 .join(", "),
             setup.dq,
-            redis.endpoint(),
             setup.lease,
             setup.extra,
         );
@@ -103,7 +102,14 @@ impl Cluster {
             nodes,
             proxies,
             redis,
+            beside,
         })
+    }
+
+    /// Waits until the sentinel has made the replica the server.
+    #[track_caller]
+    pub(crate) fn until_the_replica_leads(&self) {
+        self.beside.until_the_replica_leads();
     }
 
     /// Waits until so many more runs have finished than now.

@@ -11,6 +11,7 @@
 //! `GO_QUEUE_TEST_ROUNDS=20` repeats the faults of servers and of the network so often, and `GO_QUEUE_TEST_STALL=30` lets what is
 //! stopped stand still for so many seconds. `GO_QUEUE_TEST_SEED` repeats the choices of a run that failed.
 
+mod claims;
 mod cluster;
 mod kafka;
 mod kafka_brokers;

@@ -1,9 +1,10 @@
-//! Redis: killed, stopped, emptied.
+//! Redis: killed, stopped, emptied, replaced by its replica, and in parts.
 
 use std::time::Duration;
 
 use go_queue_tests::{Process, Report};
 
+use crate::claims::RedisSetup;
 use crate::cluster::{Cluster, IN_HAND, Setup, assert_nothing_lost, rounds, stall};
 
 /// A load of short tasks on two workers.
@@ -133,4 +134,47 @@ fn redis_started_again_without_memory_loses_nothing() {
     let report = load.end(&mut cluster);
     assert_nothing_lost(&report);
     assert!(report.repeated <= restarts * IN_HAND * 3, "{report}");
+}
+
+/// What the dead server had not told its replica is what may run again.
+#[test]
+fn a_sentinel_puts_the_replica_of_redis_in_its_place_and_nothing_is_lost() {
+    let setup = Setup {
+        redis: RedisSetup::Sentinel,
+        ..Setup::default()
+    };
+    let Some(mut cluster) = Cluster::start("redis-sentinel", &setup) else {
+        return;
+    };
+    let load = Load::on(&mut cluster);
+    cluster.redis.kill();
+    cluster.more_accepted(50);
+    cluster.until_the_replica_leads();
+    cluster.more_finished(200);
+    let report = load.end(&mut cluster);
+    assert_nothing_lost(&report);
+    assert!(report.repeated <= IN_HAND * 3, "{report}");
+}
+
+/// While a part of a cluster is away its claims wait, and the cluster says that it is down as a whole.
+#[test]
+fn a_part_of_a_redis_cluster_that_is_killed_delays_tasks_and_repeats_nothing() {
+    let setup = Setup {
+        redis: RedisSetup::Cluster,
+        durable_redis: true,
+        ..Setup::default()
+    };
+    let Some(mut cluster) = Cluster::start("redis-cluster", &setup) else {
+        return;
+    };
+    let load = Load::on(&mut cluster);
+    for _ in 0..rounds(2) {
+        cluster.redis.kill();
+        cluster.more_accepted(50);
+        cluster.redis.restart();
+        cluster.more_finished(100);
+    }
+    let report = load.end(&mut cluster);
+    report.assert_kept();
+    assert_eq!(report.repeated, 0, "{report}");
 }

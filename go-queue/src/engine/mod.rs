@@ -23,7 +23,7 @@ pub mod sqlite;
 mod tasks;
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -346,14 +346,55 @@ pub struct Published {
     pub offset: i64,
 }
 
+/// What became of a slice: one result for each message, in order.
+pub type Answers = Vec<Result<Published, PublishError>>;
+
+/// A slice that an engine has taken and not answered yet.
+pub struct Taken<'a>(BoxFuture<'a, Answers>);
+
+impl<'a> Taken<'a> {
+    /// Answered by this future.
+    pub fn new(answers: BoxFuture<'a, Answers>) -> Self {
+        Self(answers)
+    }
+
+    /// The answers, when they are there.
+    pub fn answers(self) -> BoxFuture<'a, Answers> {
+        self.0
+    }
+}
+
+impl fmt::Debug for Taken<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Taken").finish_non_exhaustive()
+    }
+}
+
 /// The producing side of an engine.
 pub trait Publish: Send + Sync {
-    /// One completion for the slice, one result for each, in order.
+    /// One completion for the slice.
     ///
     /// # Cancel safety
     /// Dropping the future leaves what was already handed over: it may or may not be stored. Other callers are never
-    /// disturbed.
-    fn publish(&self, slice: Vec<Outgoing>) -> BoxFuture<'_, Vec<Result<Published, PublishError>>>;
+    /// disturbed, also not by a future that nobody polls.
+    fn publish(&self, slice: Vec<Outgoing>) -> BoxFuture<'_, Answers>;
+
+    /// The same in two steps, for callers with several slices under way: when this is ready the slice is taken, and what is given
+    /// afterwards lies behind it. Engines that take a slice at the first poll of [`Publish::publish`] have this for nothing; one
+    /// whose callers wait for room must say when that is over.
+    ///
+    /// # Cancel safety
+    /// As [`Publish::publish`].
+    fn take(&self, slice: Vec<Outgoing>) -> BoxFuture<'_, Taken<'_>> {
+        let mut answers = self.publish(slice);
+        Box::pin(async move {
+            let first = poll_fn(|cx| Poll::Ready(answers.as_mut().poll(cx))).await;
+            Taken(match first {
+                Poll::Ready(answered) => Box::pin(std::future::ready(answered)),
+                Poll::Pending => answers,
+            })
+        })
+    }
 }
 
 /// How a topic is kept by the engines that keep it themselves.

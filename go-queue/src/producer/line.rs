@@ -17,8 +17,8 @@ use std::task::{Context, Poll};
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::{Answers, Producer, SLICE, SLICES, Sendable};
-use crate::engine::{BoxFuture, Outgoing, Publish, PublishError, Published};
+use super::{Producer, SLICE, SLICES, Sendable};
+use crate::engine::{Answers, BoxFuture, Outgoing, Publish, PublishError, Published, Taken};
 use crate::name::Place;
 
 /// So many messages for one engine may be without a confirmation.
@@ -94,13 +94,7 @@ impl Entrance {
         }
         let (inbox, items) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(ROOM as usize));
-        let driver = Driver {
-            engine: Arc::clone(engine),
-            items,
-            under_way: VecDeque::new(),
-            room: Arc::clone(&room),
-        };
-        runtime.spawn(driver.run());
+        runtime.spawn(drive(Arc::clone(engine), items, Closes(Arc::clone(&room))));
         Some(slot.insert(Line { inbox, room }).clone())
     }
 
@@ -165,69 +159,63 @@ impl Producer {
     }
 }
 
-/// A slice that an engine has.
-struct Slice {
-    answers: BoxFuture<'static, Answers>,
-    waiting: Vec<oneshot::Sender<Result<Published, PublishError>>>,
+type Waiting = Vec<oneshot::Sender<Result<Published, PublishError>>>;
+
+/// A slice that the engine has taken.
+struct Slice<'a> {
+    answers: BoxFuture<'a, Answers>,
+    waiting: Waiting,
 }
 
-impl Slice {
-    /// For the engine to take when it is polled first, after those before it.
-    fn begin(engine: &Arc<dyn Publish>, came: &mut Vec<Item>) -> Self {
-        let (outgoing, waiting) = came.drain(..).map(|item| (item.out, item.done)).unzip();
-        let engine = Arc::clone(engine);
-        Self {
-            answers: Box::pin(async move { engine.publish(outgoing).await }),
-            waiting,
-        }
-    }
-}
+/// Whoever waits for room hears that there is none any more, also where the runtime ends.
+struct Closes(Arc<Semaphore>);
 
-/// Moves a line until every sender is gone.
-struct Driver {
-    engine: Arc<dyn Publish>,
-    items: mpsc::UnboundedReceiver<Item>,
-    under_way: VecDeque<Slice>,
-    room: Arc<Semaphore>,
-}
-
-impl Drop for Driver {
-    /// Whoever waits for room hears that there is none any more, also where the runtime ends.
+impl Drop for Closes {
     fn drop(&mut self) {
-        self.room.close();
+        self.0.close();
     }
 }
 
-impl Driver {
-    async fn run(mut self) {
-        let mut came = Vec::with_capacity(SLICE);
-        loop {
-            let has_place = self.under_way.len() <= SLICES;
-            let Self {
-                engine,
-                items,
-                under_way,
-                room,
-            } = &mut self;
-            tokio::select! {
-                biased;
-                () = next_answer(under_way, room), if !under_way.is_empty() => {}
-                count = items.recv_many(&mut came, SLICE), if has_place => {
-                    if count == 0 {
-                        break;
-                    }
-                    under_way.push_back(Slice::begin(engine, &mut came));
+/// Moves a line until every entrance is gone.
+async fn drive(engine: Arc<dyn Publish>, mut items: mpsc::UnboundedReceiver<Item>, room: Closes) {
+    let mut came = Vec::with_capacity(SLICE);
+    let mut taking: Option<(BoxFuture<'_, Taken<'_>>, Waiting)> = None;
+    let mut under_way: VecDeque<Slice<'_>> = VecDeque::new();
+    loop {
+        let has_place = taking.is_none() && under_way.len() <= SLICES;
+        tokio::select! {
+            biased;
+            () = next_answer(&mut under_way, &room.0), if !under_way.is_empty() => {}
+            taken = taken(&mut taking) => {
+                if let Some((_, waiting)) = taking.take() {
+                    let answers = taken.answers();
+                    under_way.push_back(Slice { answers, waiting });
                 }
             }
+            count = items.recv_many(&mut came, SLICE), if has_place => {
+                if count == 0 {
+                    break;
+                }
+                let (slice, waiting) = came.drain(..).map(|item| (item.out, item.done)).unzip();
+                taking = Some((engine.take(slice), waiting));
+            }
         }
-        while !self.under_way.is_empty() {
-            next_answer(&mut self.under_way, &self.room).await;
-        }
+    }
+    while !under_way.is_empty() {
+        next_answer(&mut under_way, &room.0).await;
+    }
+}
+
+/// Waits until the slice that is being handed over is taken; for ever where there is none.
+async fn taken<'a>(taking: &mut Option<(BoxFuture<'a, Taken<'a>>, Waiting)>) -> Taken<'a> {
+    match taking {
+        Some((taken, _)) => taken.await,
+        None => std::future::pending().await,
     }
 }
 
 /// Lets all slices move, the oldest first, until one is answered.
-async fn next_answer(under_way: &mut VecDeque<Slice>, room: &Semaphore) {
+async fn next_answer(under_way: &mut VecDeque<Slice<'_>>, room: &Semaphore) {
     let (at, answers) = poll_fn(|cx| {
         for (at, slice) in under_way.iter_mut().enumerate() {
             if let Poll::Ready(answers) = slice.answers.as_mut().poll(cx) {

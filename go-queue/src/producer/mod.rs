@@ -6,14 +6,12 @@ mod places;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::future::poll_fn;
 use std::sync::{Arc, OnceLock};
-use std::task::Poll;
 use std::time::SystemTime;
 
 use crate::engine::{
-    BoxFuture, Engine, EngineError, Outgoing, Publish, PublishError, Published, Rescheduled,
-    Revoked, TaskId,
+    Answers, BoxFuture, Engine, EngineError, Outgoing, Publish, PublishError, Rescheduled, Revoked,
+    TaskId,
 };
 use crate::handler::extract::Rejection;
 use crate::handler::{Context, Env, FromContext, Kind, Missing};
@@ -254,37 +252,26 @@ impl Producer {
     }
 }
 
-type Answers = Vec<Result<Published, PublishError>>;
-
-/// A slice that an engine was given: the next is encoded while this one is stored.
+/// A slice that an engine has taken: the next is encoded while this one is stored.
 struct UnderWay<'a> {
     /// Where in the results each belongs, and where it went.
     sent: Vec<(usize, Place)>,
-    answers: Result<Answers, BoxFuture<'a, Answers>>,
+    answers: BoxFuture<'a, Answers>,
 }
 
 impl<'a> UnderWay<'a> {
-    /// Hands the slice over: engines take it at the first poll.
+    /// Hands the slice over.
     async fn begin(engine: &'a Route, slice: &mut Vec<(usize, Outgoing)>) -> Self {
         let (positions, outgoing): (Vec<_>, Vec<_>) = slice.drain(..).unzip();
         let places = outgoing.iter().map(|one| one.place.clone());
         let sent = positions.into_iter().zip(places).collect();
-        let mut future = engine.publish.publish(outgoing);
-        let first = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
-        let answers = match first {
-            Poll::Ready(answers) => Ok(answers),
-            Poll::Pending => Err(future),
-        };
+        let answers = engine.publish.take(outgoing).await.answers();
         Self { sent, answers }
     }
 
     /// Waits for the answers and puts each where it belongs.
     async fn end<S: Sendable>(self, results: &mut [Option<Result<S::Receipt, PublishError>>]) {
-        let answers = match self.answers {
-            Ok(answers) => answers,
-            Err(future) => future.await,
-        };
-        for ((position, place), answer) in self.sent.into_iter().zip(answers) {
+        for ((position, place), answer) in self.sent.into_iter().zip(self.answers.await) {
             results[position] = Some(answer.map(|published| S::done(place, &published)));
         }
     }

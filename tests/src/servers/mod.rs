@@ -31,7 +31,7 @@ pub use kafka::{
 };
 pub use proxy::Proxy;
 pub use redis::{Redis, RedisOptions, Sentinel};
-pub use server::Server;
+pub use server::{Server, free_server_port};
 
 /// Whether these programs are on the path. If not, the test says so and ends; in CI that is a failure.
 ///

@@ -280,7 +280,8 @@ fn try_ask(
 }
 
 /// A port for a server, which nobody listens on now. Two threads of a process never get the same.
-pub(super) fn free_server_port() -> u16 {
+#[must_use]
+pub fn free_server_port() -> u16 {
     static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     loop {

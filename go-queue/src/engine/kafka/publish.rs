@@ -17,7 +17,9 @@ use tokio::time::Instant;
 
 use super::config::Config;
 use super::{ENGINE, record, topics};
-use crate::engine::{BoxFuture, EngineError, Outgoing, Publish, PublishError, Published};
+use crate::engine::{
+    Answers, BoxFuture, EngineError, Outgoing, Publish, PublishError, Published, Taken,
+};
 use crate::name::{Name, Place};
 use crate::time::{Clock, WallTime};
 
@@ -47,11 +49,6 @@ pub(super) struct Publisher {
     client: RwLock<(Arc<Client>, Instant)>,
     /// Topics that were looked for and created, if topics are created at all.
     known: RwLock<HashSet<Name>>,
-    /// Who looks for a topic, one after the other, so that those who wait keep their order. What the last failure was, and when.
-    creating: tokio::sync::Mutex<Option<(Name, Instant, Arc<str>)>>,
-    /// Slices go to the client one after the other, whole, however long they wait for room: a caller may have several under way, and
-    /// their records keep their order. Single records, which have one chunk, only wait for slices.
-    turn: tokio::sync::RwLock<()>,
     closed: AtomicBool,
 }
 
@@ -107,8 +104,6 @@ impl Publisher {
             clock,
             client: RwLock::new((client, Instant::now())),
             known: RwLock::default(),
-            creating: tokio::sync::Mutex::default(),
-            turn: tokio::sync::RwLock::default(),
             closed: AtomicBool::new(false),
         })
     }
@@ -171,14 +166,10 @@ impl Publisher {
     /// # Cancel safety
     /// Dropping the future leaves what was already handed over.
     pub(super) async fn produce(&self, client: &Client, ready: Vec<Ready<'_>>) -> Vec<Answer> {
-        let count = ready.len();
-        let turn = self.turn.write().await;
-        let pending = self.hand_over_all(client, ready).await;
-        drop(turn);
-        Self::answers(pending, count).await
+        answers(self.hand_over_all(client, ready).await).await
     }
 
-    /// Hands over chunk by chunk. Whoever calls has the turn.
+    /// Hands over chunk by chunk, each as soon as there is room.
     async fn hand_over_all(&self, client: &Client, ready: Vec<Ready<'_>>) -> Vec<Pending> {
         let mut pending: Vec<Pending> = Vec::new();
         let chunk_len = CHUNK.min(self.config.producer.queue_messages as usize);
@@ -190,33 +181,14 @@ impl Publisher {
         pending
     }
 
-    async fn answers(pending: Vec<Pending>, count: usize) -> Vec<Answer> {
-        let mut answers = Vec::with_capacity(count);
-        for one in pending {
-            match one {
-                // The client answers every record, also when it ends.
-                Pending::Asked(done, count) => match done.await {
-                    Ok(chunk) => answers.extend(chunk),
-                    Err(_) => answers.extend((0..count).map(|_| Err(failure::CLOSED))),
-                },
-                Pending::Closed(count) => {
-                    answers.extend((0..count).map(|_| Err(failure::CLOSED)));
-                }
-            }
-        }
-        answers
-    }
-
     /// The same for a single record, as nearly every caller has it.
     async fn produce_one(&self, client: &Client, ready: Ready<'_>) -> Answer {
         let cost = client.cost(&ready);
-        let turn = self.turn.read().await;
         if self.closed.load(Ordering::Acquire) || !client.ledger().room(cost).await {
             return Err(failure::CLOSED);
         }
         let (mut opened, done) = client.ledger().begin_one(cost);
         self.hand(client, &mut opened, 0, ready, &mut None).await;
-        drop(turn);
         done.await.unwrap_or(Err(failure::CLOSED))
     }
 
@@ -287,46 +259,25 @@ impl Publisher {
     }
 
     /// Creates the topics of a slice that nobody has used here before, where topics are created at all.
-    async fn create(&self, slice: &[Outgoing]) -> Result<(), PublishError> {
+    async fn create(&self, slice: &[Outgoing]) -> Result<(), EngineError> {
         if self.config.create_topics.is_none() {
             return Ok(());
         }
         let mut last: Option<&Name> = None;
         for out in slice {
             let name = out.place.name();
-            if last != Some(name) && !self.is_known(name) {
-                self.create_one(name).await.map_err(no_topic)?;
+            if last == Some(name) {
+                continue;
             }
             last = Some(name);
+            if self.is_known(name) {
+                continue;
+            }
+            topics::ensure(&self.client(), &self.config, name).await?;
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            known.insert(name.clone());
         }
         Ok(())
-    }
-
-    async fn create_one(&self, name: &Name) -> Result<(), Arc<str>> {
-        let began = Instant::now();
-        let mut failed = self.creating.lock().await;
-        if self.is_known(name) {
-            return Ok(());
-        }
-        // Whoever waited while it failed need not wait for the same again.
-        if let Some((_, _, why)) = failed
-            .as_ref()
-            .filter(|(of, at, _)| of == name && *at >= began)
-        {
-            return Err(Arc::clone(why));
-        }
-        match topics::ensure(&self.client(), &self.config, name).await {
-            Ok(_) => {
-                let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-                known.insert(name.clone());
-                Ok(())
-            }
-            Err(error) => {
-                let why: Arc<str> = Arc::from(error.to_string());
-                *failed = Some((name.clone(), Instant::now(), Arc::clone(&why)));
-                Err(why)
-            }
-        }
     }
 
     fn is_known(&self, topic: &Name) -> bool {
@@ -334,50 +285,58 @@ impl Publisher {
         known.contains(topic)
     }
 
-    async fn accept(&self, slice: Vec<Outgoing>) -> Vec<Result<Published, PublishError>> {
+    /// Hands over a slice.
+    async fn take_slice(&self, slice: Vec<Outgoing>) -> HandedOver {
+        let mut taken = HandedOver {
+            refused: slice.iter().map(|out| self.check(out).err()).collect(),
+            slice,
+            client: self.client(),
+            at: self.clock.now().as_millis(),
+            pending: Vec::new(),
+        };
         if self.closed.load(Ordering::Acquire) {
-            return slice
-                .iter()
-                .map(|_| Err(PublishError::Closed { engine: ENGINE }))
-                .collect();
-        }
-        let checked: Vec<Result<(), PublishError>> =
-            slice.iter().map(|out| self.check(out)).collect();
-        if checked.iter().any(Result::is_ok)
-            && let Err(error) = self.create(&slice).await
+            taken.refuse(&PublishError::Closed { engine: ENGINE });
+        } else if taken.refused.iter().any(Option::is_none)
+            && let Err(error) = self.create(&taken.slice).await
         {
-            return checked
-                .into_iter()
-                .map(|one| one.and(Err(error.clone())))
-                .collect();
+            taken.refuse(&no_topic(&error));
         }
-        let client = self.client();
-        let at = self.clock.now().as_millis();
-        let fit: Vec<&Outgoing> = slice
-            .iter()
-            .zip(&checked)
-            .filter(|(_, checked)| checked.is_ok())
-            .map(|(out, _)| out)
-            .collect();
-        let ready = fit.iter().map(|out| Ready::of(out, at)).collect();
-        let mut answers = self.produce(&client, ready).await;
+        let fit = taken.fit();
+        let ready = fit.map(|out| Ready::of(out, taken.at)).collect();
+        taken.pending = self.hand_over_all(&taken.client, ready).await;
+        taken
+    }
+
+    /// Waits for the answers of a slice.
+    async fn confirmed(&self, mut taken: HandedOver) -> Answers {
+        let mut answers = answers(std::mem::take(&mut taken.pending)).await;
         for _ in 0..RESENDS {
             let doubted = |at: &usize| answers[*at] == Err(DOUBTED);
             let again: Vec<usize> = (0..answers.len()).filter(doubted).collect();
             if again.is_empty() {
                 break;
             }
-            let ready = again.iter().map(|&n| Ready::of(fit[n], at)).collect();
-            for (n, answer) in again.iter().zip(self.produce(&client, ready).await) {
+            let fit: Vec<&Outgoing> = taken.fit().collect();
+            let ready = again.iter().map(|&n| Ready::of(fit[n], taken.at));
+            let ready = ready.collect();
+            for (n, answer) in again.iter().zip(self.produce(&taken.client, ready).await) {
                 answers[*n] = answer;
             }
         }
         let mut answers = answers.into_iter();
-        checked
+        let HandedOver {
+            slice,
+            refused,
+            client,
+            ..
+        } = taken;
+        refused
             .into_iter()
             .zip(&slice)
-            .map(|(checked, out)| {
-                checked?;
+            .map(|(refused, out)| {
+                if let Some(error) = refused {
+                    return Err(error);
+                }
                 let answer = answers.next().unwrap_or(Err(failure::CLOSED));
                 published(&client, out, answer)
             })
@@ -390,7 +349,9 @@ impl Publisher {
             return Err(PublishError::Closed { engine: ENGINE });
         }
         self.check(&out)?;
-        self.create(std::slice::from_ref(&out)).await?;
+        if let Err(error) = self.create(std::slice::from_ref(&out)).await {
+            return Err(no_topic(&error));
+        }
         let client = self.client();
         let at = self.clock.now().as_millis();
         let mut answer = Err(DOUBTED);
@@ -405,10 +366,10 @@ impl Publisher {
 }
 
 /// What the caller hears where a topic could not be created: nothing was sent.
-fn no_topic(why: Arc<str>) -> PublishError {
+fn no_topic(error: &EngineError) -> PublishError {
     PublishError::Unavailable {
         engine: ENGINE,
-        why,
+        why: Arc::from(error.to_string()),
         maybe_stored: false,
     }
 }
@@ -427,17 +388,70 @@ fn published(client: &Client, out: &Outgoing, answer: Answer) -> Result<Publishe
     }
 }
 
+/// A slice that was handed over, as far as it was not refused.
+struct HandedOver {
+    slice: Vec<Outgoing>,
+    refused: Vec<Option<PublishError>>,
+    client: Arc<Client>,
+    /// When, in milliseconds since 1970.
+    at: i64,
+    pending: Vec<Pending>,
+}
+
+impl HandedOver {
+    /// What was not refused.
+    fn fit(&self) -> impl Iterator<Item = &Outgoing> {
+        let all = self.slice.iter().zip(&self.refused);
+        all.filter(|(_, refused)| refused.is_none())
+            .map(|(out, _)| out)
+    }
+
+    /// Refuses what was not refused yet.
+    fn refuse(&mut self, error: &PublishError) {
+        for refused in &mut self.refused {
+            refused.get_or_insert_with(|| error.clone());
+        }
+    }
+}
+
+/// Waits until every chunk is answered.
+async fn answers(pending: Vec<Pending>) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    for one in pending {
+        match one {
+            // The client answers every record, also when it ends.
+            Pending::Asked(done, count) => match done.await {
+                Ok(chunk) => answers.extend(chunk),
+                Err(_) => answers.extend((0..count).map(|_| Err(failure::CLOSED))),
+            },
+            Pending::Closed(count) => {
+                answers.extend((0..count).map(|_| Err(failure::CLOSED)));
+            }
+        }
+    }
+    answers
+}
+
 enum Pending {
     Asked(oneshot::Receiver<Vec<Answer>>, usize),
     Closed(usize),
 }
 
 impl Publish for Publisher {
-    fn publish(&self, slice: Vec<Outgoing>) -> BoxFuture<'_, Vec<Result<Published, PublishError>>> {
+    fn publish(&self, slice: Vec<Outgoing>) -> BoxFuture<'_, Answers> {
         match <[Outgoing; 1]>::try_from(slice) {
             Ok([out]) => Box::pin(async { vec![self.accept_one(out).await] }),
-            Err(slice) => Box::pin(self.accept(slice)),
+            Err(slice) => {
+                Box::pin(async move { self.confirmed(self.take_slice(slice).await).await })
+            }
         }
+    }
+
+    fn take(&self, slice: Vec<Outgoing>) -> BoxFuture<'_, Taken<'_>> {
+        Box::pin(async move {
+            let taken = self.take_slice(slice).await;
+            Taken::new(Box::pin(self.confirmed(taken)))
+        })
     }
 }
 

@@ -44,6 +44,10 @@ pub struct KafkaOptions {
     pub quick: bool,
     /// More lines of `server.properties`; a later one replaces an earlier one.
     pub properties: Vec<(String, String)>,
+    /// More listeners on loopback, by the names that `properties` set up.
+    pub listeners: Vec<(String, u16)>,
+    /// Users with their passwords, for SCRAM-SHA-512.
+    pub users: Vec<(String, String)>,
 }
 
 impl Default for KafkaOptions {
@@ -52,6 +56,8 @@ impl Default for KafkaOptions {
             heap: 256,
             quick: true,
             properties: Vec::new(),
+            listeners: Vec::new(),
+            users: Vec::new(),
         }
     }
 }
@@ -149,7 +155,7 @@ fn start(folder: &Path, id: usize, controllers: &[u16], options: &KafkaOptions) 
             let file = home.join("server.properties");
             let text = properties(id, port, controllers, home, options);
             std::fs::write(&file, text).expect("the folder of the test is writable");
-            format(&classes, &file);
+            format(&classes, &file, &options.users);
             java(&classes, options, "kafka.Kafka", &[&file.to_string_lossy()])
         },
     );
@@ -168,9 +174,13 @@ fn java(classes: &str, options: &KafkaOptions, main: &str, rest: &[&str]) -> Vec
 }
 
 /// Makes the folder of a broker what a broker expects.
-fn format(classes: &str, file: &Path) {
+fn format(classes: &str, file: &Path, users: &[(String, String)]) {
     let file = file.to_string_lossy();
-    let rest = [
+    let users: Vec<String> = users
+        .iter()
+        .map(|(name, password)| format!("SCRAM-SHA-512=[name={name},password={password}]"))
+        .collect();
+    let mut rest = vec![
         "format",
         "--ignore-formatted",
         "-t",
@@ -178,6 +188,9 @@ fn format(classes: &str, file: &Path) {
         "-c",
         &file,
     ];
+    for user in &users {
+        rest.extend(["--add-scram", user]);
+    }
     let output = Command::new("java")
         .args(java(
             classes,
@@ -249,10 +262,11 @@ fn properties(
     }
     line("node.id", &id.to_string());
     line("controller.quorum.voters", &voters.join(","));
-    line(
-        "listeners",
-        &format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{own}"),
-    );
+    let mut listeners = format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{own}");
+    for (name, port) in &options.listeners {
+        let _ = write!(listeners, ",{name}://127.0.0.1:{port}");
+    }
+    line("listeners", &listeners);
     line("log.dirs", &home.join("data").to_string_lossy());
     for topic in [
         "offsets.topic",

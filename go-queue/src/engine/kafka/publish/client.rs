@@ -15,7 +15,7 @@ use super::super::ENGINE;
 use super::super::config::Config;
 use super::Ready;
 use super::failure::{Why, explain};
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Trouble};
 use crate::engine::EngineError;
 
 /// How long the thread listens before it looks whether it should end.
@@ -34,6 +34,29 @@ pub(crate) struct Client {
     /// The whole queue.
     most_cost: usize,
     timeout: Duration,
+}
+
+const WANTS_TLS: &str =
+    "look at whether this port speaks Kafka, and whether it wants TLS (`security: { tls: true }`)";
+
+/// Whether TLS is in the way. What a broker says against a certificate of ours comes as an error of the connection.
+fn is_tls(trouble: &Trouble) -> bool {
+    trouble.code == RDKafkaErrorCode::SSL || trouble.text.contains("SSL alert")
+}
+
+/// What to do where brokers refuse us. The client speaks of its own settings; these are ours.
+fn remedy(trouble: &Trouble) -> &'static str {
+    if !is_tls(trouble) {
+        return "look at user, password and mechanism of `security`";
+    }
+    let says = |words: &str| trouble.text.contains(words);
+    if says("certificate verify failed") {
+        "name the authority that has signed the certificate of the broker, in `security.ca_file`"
+    } else if says("certificate required") || says("bad certificate") || says("alert") {
+        "the broker wants a certificate of this client that it trusts: `security.cert_file` and `security.key_file`"
+    } else {
+        "look at the files of `security` and at whether this port speaks TLS"
+    }
 }
 
 impl Client {
@@ -92,10 +115,7 @@ impl Client {
             }
             let trouble = self.ledger().trouble();
             let refused = trouble.as_ref().is_some_and(|trouble| {
-                matches!(
-                    trouble.code,
-                    RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL
-                )
+                trouble.code == RDKafkaErrorCode::Authentication || is_tls(trouble)
             });
             if left.is_zero() || refused {
                 return Err(self.unreachable(brokers, refused, within));
@@ -107,20 +127,22 @@ impl Client {
         let what = format!("connect to {}", brokers.join(", "));
         let trouble = self.ledger().trouble();
         if let (true, Some(trouble)) = (refused, &trouble) {
-            let hint = if trouble.code == RDKafkaErrorCode::SSL {
-                "look at the files of `security` and at whether this port speaks TLS"
-            } else {
-                "look at user, password and mechanism of `security`"
-            };
             return EngineError::Unusable {
                 engine: ENGINE,
                 what,
-                why: Arc::from(format!("{}; {hint}", trouble.text)),
+                why: Arc::from(format!("{}; {}", trouble.text, remedy(trouble))),
             };
         }
         let why = match trouble {
+            // A broker that hangs up has said nothing; the client may guess why, in words of its own settings.
+            Some(trouble)
+                if trouble.code == RDKafkaErrorCode::AllBrokersDown
+                    || trouble.text.contains("security.protocol") =>
+            {
+                format!("{}; {WANTS_TLS}", trouble.text)
+            }
             Some(trouble) => trouble.text.to_string(),
-            None => "nothing was answered; look at whether this port speaks Kafka, and whether it wants TLS".to_owned(),
+            None => format!("nothing was answered; {WANTS_TLS}"),
         };
         EngineError::Unavailable {
             engine: ENGINE,

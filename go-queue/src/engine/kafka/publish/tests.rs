@@ -307,37 +307,43 @@ async fn slices_that_are_under_way_together_keep_their_order_where_room_is_scarc
     config.producer.queue_messages = 1000;
     let publisher = open(config).await;
     let slice = |count| (0..count).map(|n| record("k", &format!("{n}"))).collect();
-    // As `send_all` and `enqueue` have them: each is begun before the one before is confirmed.
-    let mut under_way: Vec<_> = [1500, 1, 1500, 1, 1, 600]
-        .map(|count| publisher.publish(slice(count)))
-        .into();
     let answers = within("all slices", async {
-        let mut done: Vec<Option<Vec<_>>> = vec![None; under_way.len()];
-        std::future::poll_fn(|cx| {
-            for (future, done) in under_way.iter_mut().zip(&mut done) {
-                if done.is_none()
-                    && let std::task::Poll::Ready(answers) = future.as_mut().poll(cx)
-                {
-                    *done = Some(answers);
-                }
-            }
-            if done.iter().all(Option::is_some) {
-                std::task::Poll::Ready(())
-            } else {
-                std::task::Poll::Pending
-            }
-        })
-        .await;
-        done
+        // As `send_all` and `enqueue` have them: each is begun before the one before is confirmed.
+        let mut under_way = Vec::new();
+        for count in [1500, 1, 1500, 1, 1, 600] {
+            under_way.push(publisher.take(slice(count)).await);
+        }
+        let mut answers = Vec::new();
+        for taken in under_way {
+            answers.extend(taken.answers().await);
+        }
+        answers
     })
     .await;
     let offsets: Vec<i64> = answers
         .into_iter()
-        .flatten()
-        .flatten()
         .map(|answer| answer.expect("stored").offset)
         .collect();
     assert_eq!(offsets, (0..3603).collect::<Vec<i64>>());
+}
+
+#[tokio::test]
+async fn a_caller_that_nobody_polls_any_more_disturbs_nobody() {
+    let mock = mock();
+    let mut config = config(&mock);
+    config.producer.queue_messages = 1000;
+    let publisher = open(config).await;
+    let slice = |count| (0..count).map(|n| record("k", &format!("{n}"))).collect();
+    let mut standing: Vec<_> = (0..2).map(|_| publisher.publish(slice(1500))).collect();
+    for one in &mut standing {
+        let first = std::future::poll_fn(|cx| std::task::Poll::Ready(one.as_mut().poll(cx)));
+        assert!(first.await.is_pending());
+    }
+    let answers = within("another caller", publisher.publish(slice(5))).await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    within("one record", one(&publisher, record("k", "x")))
+        .await
+        .expect("stored");
 }
 
 #[tokio::test]
