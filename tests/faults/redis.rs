@@ -156,12 +156,13 @@ fn a_sentinel_puts_the_replica_of_redis_in_its_place_and_nothing_is_lost() {
     assert!(report.repeated <= IN_HAND * 3, "{report}");
 }
 
-/// While a part of a cluster is away its claims wait, and the cluster says that it is down as a whole.
+/// While a part of a cluster is away the cluster says that it is down as a whole: everything waits, for longer than a short lease.
 #[test]
 fn a_part_of_a_redis_cluster_that_is_killed_delays_tasks_and_repeats_nothing() {
     let setup = Setup {
         redis: RedisSetup::Cluster,
         durable_redis: true,
+        lease: "120s",
         ..Setup::default()
     };
     let Some(mut cluster) = Cluster::start("redis-cluster", &setup) else {
