@@ -246,6 +246,13 @@ impl Function {
             let before = whole;
             whole = false;
             match ty {
+                Type::Reference(reference) if is_extractor(&reference.elem) => problems.at(
+                    reference,
+                    format_args!(
+                        "a handler takes owned arguments: write `{}`",
+                        owned(&reference.elem)
+                    ),
+                ),
                 Type::Reference(reference) => problems.at(
                     reference,
                     format_args!(
@@ -377,6 +384,26 @@ pub(crate) fn plain(tokens: &impl ToTokens) -> String {
         push(word);
     }
     text
+}
+
+/// Whether a type has the name of an extractor of the library: what people write behind `&` by habit.
+fn is_extractor(ty: &Type) -> bool {
+    const NAMES: [&str; 9] = [
+        "Cancel",
+        "Headers",
+        "Key",
+        "Meta",
+        "Offset",
+        "Partition",
+        "Producer",
+        "State",
+        "Timestamp",
+    ];
+    let Type::Path(path) = ty else {
+        return false;
+    };
+    let last = path.path.segments.last();
+    last.is_some_and(|last| NAMES.iter().any(|name| last.ident == name))
 }
 
 /// The first borrow without a lifetime of its own (`&T`, `'_`) in a type.

@@ -1,6 +1,9 @@
 //! The commands of a worker that only answer, and `send` with a file.
 
-use crate::worker::Site;
+use std::io::Write as _;
+use std::process::Stdio;
+
+use crate::worker::{Ended, Site, Worker};
 
 #[test]
 fn the_schema_is_printed_without_a_configuration_and_without_handlers() {
@@ -150,8 +153,8 @@ fn lines_that_the_engine_does_not_take_are_told_and_the_others_are_stored() {
     site.run(&["send", "greet", "--file", "names.txt"])
         .with(1)
         .says(&[
-            "1 of 3 messages were not accepted",
-            "line 2 of names.txt",
+            "this line was not accepted: 2; the other lines to 3 are stored",
+            "of names.txt",
             "the limit is 65535",
         ]);
     site.run(&["run", "--until-idle=100ms"]).with(0);
@@ -159,4 +162,65 @@ fn lines_that_the_engine_does_not_take_are_told_and_the_others_are_stored() {
     hellos.retain(|line| line.starts_with("hello"));
     hellos.sort();
     assert_eq!(hellos, ["hello bob no key", "hello eve no key"]);
+}
+
+/// Runs it with this text behind a pipe.
+fn piped(site: &Site, args: &[&str], text: &str) -> Ended {
+    let (read, mut write) = std::io::pipe().unwrap();
+    let worker = Worker::spawn(site.command(args).stdin(Stdio::from(read)));
+    write.write_all(text.as_bytes()).unwrap();
+    drop(write);
+    worker.wait()
+}
+
+#[test]
+fn what_can_be_read_only_once_is_sent_whole() {
+    let site = Site::new();
+    for file in ["-", "/dev/stdin"] {
+        let args = ["send", "job", "--file", file];
+        piped(&site, &args, "1\n2\n3\n")
+            .with(0)
+            .says(&["3 messages sent to `job`"]);
+        piped(&site, &args, "1\nx\n")
+            .with(2)
+            .says(&["1 of 2 lines do not decode"]);
+        piped(&site, &args, "").with(2).says(&["has no payload"]);
+    }
+    site.run(&["run", "--until-idle=100ms"]).with(0);
+    site.book_has(6, "end ");
+}
+
+#[test]
+fn a_file_that_does_not_fit_ends_where_the_first_line_is_refused_and_says_which_are_stored() {
+    let site = Site::with("sqlite: { quota: 2MiB }\n");
+    let line = |n: u32| format!("{{\"n\":{n},\"text\":\"{}\"}}\n", "x".repeat(1500));
+    let lines: String = (1..=5000).map(line).collect();
+    site.write("events.jsonl", &lines);
+    let ended = site.run(&["send", "audit", "--file", "events.jsonl", "--key", "k"]);
+    let ended = ended.with(1);
+    ended.says(&[
+        "were not accepted: ",
+        "nothing behind it was sent",
+        "retention",
+    ]);
+    let (_, rest) = ended.err.split_once("not accepted: ").unwrap();
+    let (refused, rest) = rest.split_once(';').unwrap();
+    let (first, last) = refused.split_once('-').expect("one range, without holes");
+    let first: usize = first.parse().unwrap();
+    assert!(
+        rest.contains(&format!("the other lines to {last} are stored")),
+        "{}",
+        ended.err
+    );
+    site.run(&["run", "--until-idle=100ms"]).with(0);
+    let events = site.book_has(first - 1, "event");
+    assert_eq!(events.len(), first - 1, "as it was said");
+}
+
+#[test]
+fn a_text_without_quotes_is_told_how_to_be_one() {
+    let site = Site::new();
+    site.run(&["send", "fail", "eve"])
+        .with(2)
+        .says(&["write its quotes"]);
 }

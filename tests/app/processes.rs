@@ -423,13 +423,29 @@ fn sigint_stops_as_sigterm_does() {
 }
 
 #[test]
+fn signals_that_come_together_are_one() {
+    let site = Site::new();
+    send_jobs(&site, 4);
+    let worker = Worker::spawn(site.command(&["run"]).env("APP_PACE", "300"));
+    site.book_has(4, "begin");
+    // As supervisors do that signal a process and then its group.
+    worker.signal(Signal::TERM);
+    worker.signal(Signal::INT);
+    worker.signal(Signal::TERM);
+    let ended = worker.wait().with(0);
+    assert!(!ended.err.contains("second signal: "), "{}", ended.err);
+    each_once(&site.book(), 4);
+}
+
+#[test]
 fn a_second_signal_hands_back_what_runs_at_once_and_uncounted() {
     let site = Site::new();
     send_jobs(&site, 6);
     let worker = Worker::spawn(site.command(&["run"]).env("APP_PACE", "600000"));
     site.book_has(4, "begin");
     worker.signal(Signal::TERM);
-    // Signals of one kind that come together are one: another kind is a second for sure.
+    // Signals within half a second are one.
+    std::thread::sleep(Duration::from_millis(700));
     worker.signal(Signal::INT);
     let began = Instant::now();
     let ended = worker.wait().with(3);

@@ -335,6 +335,16 @@ fn problems_of_file_handlers_and_state_are_in_one_report() {
 }
 
 #[test]
+fn a_file_with_a_faulty_value_is_told_of_its_unknown_handlers_too() {
+    let text = "log: { level: verbose }\nhandlers: { lefd: { concurrency: 1 } }\nsqlite: { quota: 64KiB }\n";
+    let report = file_report(text);
+    has(
+        &report,
+        &["3 problems", "log.level", "handlers.lefd", "sqlite.quota"],
+    );
+}
+
+#[test]
 fn names_that_break_the_rule_are_refused_in_the_file() {
     let long = "n".repeat(201);
     let text = format!(

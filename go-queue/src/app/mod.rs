@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Config, LoadFrom};
+use crate::config::{Config, ConfigError, ConfigErrors, LoadFrom};
 use crate::engine::{BoxFuture, Engine};
 use crate::handler::{Env, Registry};
 use crate::middleware::Middleware;
@@ -329,8 +329,13 @@ impl App {
     }
 
     fn load(&mut self) -> Result<Config, AppError> {
+        let (config, problems) = self.load_all();
+        ConfigErrors::check(config, problems).map_err(|errors| AppError::Setup(told(&errors)))
+    }
+
+    fn load_all(&mut self) -> (Config, Vec<ConfigError>) {
         let from = match std::mem::take(&mut self.config) {
-            ConfigSource::Given(config) => return Ok(*config),
+            ConfigSource::Given(config) => return (*config, Vec::new()),
             ConfigSource::File(path) => LoadFrom {
                 file: Some(path),
                 set: std::mem::take(&mut self.set),
@@ -340,21 +345,20 @@ impl App {
                 set: std::mem::take(&mut self.set),
             },
         };
-        Config::load(&from).map_err(|errors| {
-            AppError::Setup(
-                errors
-                    .iter()
-                    .map(|error| Problem::new(error.to_string()))
-                    .collect(),
-            )
-        })
+        Config::load_all(&from)
     }
 
     fn plan(mut self) -> Result<Planned, AppError> {
-        let config = self.load()?;
+        let (config, mut wrong) = self.load_all();
         let producer = Producer::unconnected(self.clock.clone());
         self.env.insert(producer.clone());
         let registry = self.registry.take().unwrap_or_else(Registry::global);
+        if !wrong.is_empty() {
+            // The rest of a plan would follow from what was not read; the names of handlers do not.
+            wrong.extend(plan::unknown_handlers(&config, &registry));
+        }
+        let config =
+            ConfigErrors::check(config, wrong).map_err(|errors| AppError::Setup(told(&errors)))?;
         let mut problems: Vec<Problem> = self
             .doubled
             .drain(..)
@@ -380,6 +384,14 @@ impl App {
             _ => Err(AppError::Setup(problems)),
         }
     }
+}
+
+/// The problems of a file as those of a start.
+fn told(errors: &ConfigErrors) -> Vec<Problem> {
+    errors
+        .iter()
+        .map(|error| Problem::new(error.to_string()))
+        .collect()
 }
 
 /// Returns when a signal comes, something fails for good, or nothing is left to do.

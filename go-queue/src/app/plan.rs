@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{
-    Config, DedupConfig, DedupStore, EngineKind, OnOutage, Origin, Remark, Settings, Severity,
-    Shape, TubeConfig,
+    Config, ConfigError, DedupConfig, DedupStore, EngineKind, OnOutage, Origin, Remark, Settings,
+    Severity, Shape, TubeConfig,
 };
 use crate::engine::{Engine, Subscribe};
 use crate::handler::context::About;
-use crate::handler::{Env, Handle, HandlerDef, Registry, Source};
+use crate::handler::{Env, Handle, HandlerDef, Location, Registry, Source};
 use crate::middleware::{self, Middleware};
 use crate::name::{Name, Place, Side};
 use crate::time::format_duration;
@@ -116,16 +116,11 @@ impl AppPlan {
         if registry.is_empty() {
             problems.push(Problem::new("there are no handlers").remedy(LINK));
         }
-        let paths: Vec<_> = registry
-            .iter()
-            .map(|def| (def.path(), def.location))
-            .collect();
+        let paths = paths(registry);
         let matches = config.match_handlers(&paths);
         problems.extend(
-            matches
-                .problems
+            unknown_handlers(&config, registry)
                 .iter()
-                .filter(|error| !is_for_others(error.key(), registry))
                 .map(|error| Problem::new(error.to_string())),
         );
         let sources: Vec<_> = registry.iter().map(|def| def.source).collect();
@@ -257,6 +252,23 @@ pub(super) fn shape_of<'a>(def: &'a HandlerDef, path: &'a str, claims: bool) -> 
         claims,
         attribute: &def.options,
     }
+}
+
+fn paths(registry: &Registry) -> Vec<(String, Location)> {
+    registry
+        .iter()
+        .map(|def| (def.path(), def.location))
+        .collect()
+}
+
+/// Entries of `handlers` that mean none of these, or several.
+pub(super) fn unknown_handlers(config: &Config, registry: &Registry) -> Vec<ConfigError> {
+    let paths = paths(registry);
+    let problems = config.match_handlers(&paths).problems;
+    problems
+        .into_iter()
+        .filter(|error| !is_for_others(error.key(), registry))
+        .collect()
 }
 
 /// Whether an entry means only handlers that are linked and that this app did not choose: one file may serve several

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::fields::{Fields, Reader, join, nearest};
 use super::places::free_entries;
 use super::units::{backoff, between, name, or_none, rate, some_time, timeout};
-use super::yaml::Node;
+use super::yaml::{Node, What};
 use super::{At, ConfigError, Given};
 use crate::engine::{Order, Start};
 use crate::handler::options::{OnRetry, Options, Undecodable, Unmatched};
@@ -123,7 +123,18 @@ impl HandlerConfig {
         options.lanes = it.keep("lanes", fields.number(reader, "lanes", 1..=MAX_LANES));
         options.order = it.keep("order", fields.choice(reader, "order", ORDER));
         options.timeout = it.keep("timeout", fields.read(reader, "timeout", timeout));
-        if let Some(retry) = fields.section(reader, "retry", RETRY) {
+        if let Some(Node {
+            what: What::Scalar(_),
+            ..
+        }) = fields.raw("retry")
+            && let Some(at) = fields.key_at(reader, "retry")
+        {
+            reader.problem(
+                &at,
+                "a text where keys are expected",
+                "write `retry: { max: 0 }` for none, or `retry: { max: 5, backoff: 1s..1m }`",
+            );
+        } else if let Some(retry) = fields.section(reader, "retry", RETRY) {
             options.retry_max = it.keep("retry.max", retry.number(reader, "max", 0..=u32::MAX));
             options.backoff = it.keep("retry.backoff", retry.read(reader, "backoff", backoff));
         }

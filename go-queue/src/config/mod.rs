@@ -160,21 +160,31 @@ impl Config {
     /// # Errors
     /// Every problem of the file at once. A file that is named must exist.
     pub fn load(from: &LoadFrom) -> Result<Self, ConfigErrors> {
+        let (config, problems) = Self::load_all(from);
+        ConfigErrors::check(config, problems)
+    }
+
+    /// As [`Config::load`], with what can be read beside the problems: whoever knows the handlers has more to say of it.
+    pub(crate) fn load_all(from: &LoadFrom) -> (Self, Vec<ConfigError>) {
         let env = |name: &str| std::env::var(name).ok();
         let named = std::env::var_os(FILE_VARIABLE);
         let Some((path, named_by)) = find(from, named, Path::new(DEFAULT_FILE)) else {
-            return Self::resolve(None, "", &from.set, &env);
+            return Self::read_all(None, "", &from.set, &env);
         };
         let name = path.display().to_string();
-        let text = read_file(&path).map_err(|why| {
-            let error = ConfigError::of("", format!("cannot read {}: {why}", fields::shown(&name)));
-            ConfigErrors::from(if named_by.is_empty() {
-                error
-            } else {
-                error.remedy(named_by)
-            })
-        })?;
-        Self::resolve(Some(&name), &text, &from.set, &env)
+        match read_file(&path) {
+            Ok(text) => Self::read_all(Some(&name), &text, &from.set, &env),
+            Err(why) => {
+                let text = format!("cannot read {}: {why}", fields::shown(&name));
+                let error = ConfigError::of("", text);
+                let error = if named_by.is_empty() {
+                    error
+                } else {
+                    error.remedy(named_by)
+                };
+                (Self::default(), vec![error])
+            }
+        }
     }
 
     /// Reads a text as [`Config::load`] reads a file. `source_name` stands for the file in messages, `env` for the environment.
@@ -186,18 +196,19 @@ impl Config {
         source_name: &str,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigErrors> {
-        Self::resolve(Some(source_name), text, &[], env)
+        let (config, problems) = Self::read_all(Some(source_name), text, &[], env);
+        ConfigErrors::check(config, problems)
     }
 
-    fn resolve(
+    fn read_all(
         file: Option<&str>,
         text: &str,
         set: &[String],
         env: variables::Env<'_>,
-    ) -> Result<Self, ConfigErrors> {
+    ) -> (Self, Vec<ConfigError>) {
         let mut reader = Reader::new(file.unwrap_or(DEFAULT_FILE));
         let config = Self::read(&mut reader, file, text, set, env);
-        ConfigErrors::check(config, reader.problems)
+        (config, reader.problems)
     }
 
     fn read(
@@ -407,7 +418,10 @@ fn find(
     default: &Path,
 ) -> Option<(PathBuf, &'static str)> {
     if let Some(path) = &from.file {
-        return Some((path.clone(), "it is named on the command line"));
+        return Some((
+            path.clone(),
+            "it was asked for by this name, in the program or on the command line",
+        ));
     }
     if let Some(path) = variable.filter(|path| !path.is_empty()) {
         return Some((PathBuf::from(path), "it is named by GO_QUEUE_CONFIG"));

@@ -96,11 +96,18 @@ impl ShutdownConfig {
     }
 }
 
+/// What the engine needs to work in.
+const MIN_QUOTA: u64 = 1 << 20;
+
 fn quota(text: &str) -> Result<Option<u64>, Not> {
     if text.eq_ignore_ascii_case("auto") {
         Ok(None)
     } else {
-        size(text).map(Some)
+        let quota = size(text)?;
+        if quota < MIN_QUOTA {
+            return Err(Not::new("is too small to work in", "write at least `1MiB`"));
+        }
+        Ok(Some(quota))
     }
 }
 

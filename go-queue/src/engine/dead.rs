@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use super::{BoxFuture, EngineError};
-use crate::message::{Body, ContentType, Flags, Id};
+use crate::handler::payload::Payload;
+use crate::message::{Body, ContentType, Flags, Id, Message};
 use crate::name::{Name, Place};
+use crate::outcome::BoxError;
 use crate::time::WallTime;
 
 /// A message that was set aside, with everything that is known of it.
@@ -34,6 +36,21 @@ pub struct DeadLetter {
     pub at: WallTime,
     /// When it was set aside.
     pub died: WallTime,
+}
+
+impl DeadLetter {
+    /// Its payload, decoded as a handler would.
+    ///
+    /// # Errors
+    /// If it is no such payload, which may be why it is here.
+    pub fn payload<T: for<'a> Payload<'a>>(&self) -> Result<T, BoxError> {
+        T::decode(&Message {
+            body: self.body.clone(),
+            flags: self.flags,
+            content: self.content,
+            ..Message::default()
+        })
+    }
 }
 
 /// Which dead letters. The default is the first page of all.

@@ -10,8 +10,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use crate::engine::{
-    Answers, BoxFuture, Engine, EngineError, Outgoing, Publish, PublishError, Rescheduled, Revoked,
-    TaskId,
+    Answers, BoxFuture, DeadLetters, Engine, EngineError, Outgoing, Publish, PublishError,
+    Rescheduled, Revoked, TaskId,
 };
 use crate::handler::extract::Rejection;
 use crate::handler::{Context, Env, FromContext, Kind, Missing};
@@ -239,6 +239,12 @@ impl Producer {
             .unwrap_or(Err(EngineError::Closed {
                 engine: "configured",
             }))
+    }
+
+    /// The dead letters of a tube or a topic, wherever they are kept: to list, show, replay and purge them. `None` if no engine is
+    /// configured for it, or it keeps none.
+    pub fn dead_letters(&self, place: &Place) -> Option<Arc<dyn DeadLetters>> {
+        self.route(place).ok()?.engine.dead_letters()
     }
 
     fn tasks(&self, task: &TaskId) -> Result<Arc<dyn crate::engine::Tasks>, EngineError> {

@@ -1,8 +1,9 @@
 //! `send`: one message, or one for each line of a file, to a handler of this program.
 
+use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::io::{BufRead, BufReader, Read as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::app::report::{AppError, Problem};
@@ -16,8 +17,8 @@ use super::{Payload, SendCommand};
 
 /// Engines that are no longer needed are waited for so long.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
-/// So many lines are sent before the progress is shown again.
-const SLICE: usize = 5_000;
+/// So many lines are sent at a time: where one is not accepted, no line of a later slice has passed it.
+const SLICE: usize = 1_000;
 /// So many faulty lines are told.
 const TOLD: usize = 20;
 
@@ -25,15 +26,24 @@ const TOLD: usize = 20;
 pub(in crate::app) async fn send(planned: Planned, asked: SendCommand) -> Result<(), AppError> {
     let def = find(&planned, &asked.handler)?;
     check_time(def, &asked)?;
-    let lines = match &asked.payload {
+    let input = match &asked.payload {
         Payload::Given(payload) => {
             check_payload(def, payload.as_bytes()).map_err(|why| {
                 let problem = Problem::new(does_not_decode("the payload", def, &why));
+                let problem = if is_bare_text(def, payload) {
+                    problem.remedy("a text is JSON too: write its quotes, as in '\"eve\"'")
+                } else {
+                    problem
+                };
                 AppError::Usage(problem.at(place(def)))
             })?;
-            1
+            None
         }
-        Payload::File(file) => check_file(def, file)?,
+        Payload::File(file) => {
+            let input = Input::open(file)?;
+            let lines = check_file(def, &input)?;
+            Some((input, lines))
+        }
     };
     let (producer, opened) = wiring::connect(planned).await?;
     if let Some(engine) = producer.loses_at_exit(def.source.side(), def.source.names()) {
@@ -45,11 +55,14 @@ pub(in crate::app) async fn send(planned: Planned, asked: SendCommand) -> Result
             "send from the program that serves the handler, or configure an engine that keeps it",
         )));
     }
-    let sent = match &asked.payload {
-        Payload::Given(payload) => one(&producer, def, &asked, payload.clone().into_bytes())
+    let sent = match (&asked.payload, input) {
+        (Payload::Given(payload), _) => one(&producer, def, &asked, payload.clone().into_bytes())
             .await
             .map_err(|error| AppError::failed("the message was not accepted", error)),
-        Payload::File(file) => all(&producer, def, &asked, file, lines).await,
+        (Payload::File(_), Some((input, lines))) => {
+            all(&producer, def, &asked, &input, lines).await
+        }
+        (Payload::File(_), None) => Ok(String::new()),
     };
     // What was accepted is stored, whatever closing says; the first failure is the one to tell.
     let closed = opened.close(CLOSE_WITHIN).await;
@@ -85,17 +98,17 @@ async fn one(
     }
 }
 
-/// Sends every line of a file, in its order.
+/// Sends every line of a file, in its order. Ends with the slice in which one was not accepted: what comes later would pass it.
 async fn all(
     producer: &Producer,
     def: &HandlerDef,
     asked: &SendCommand,
-    file: &Path,
+    input: &Input,
     lines: u64,
 ) -> Result<String, AppError> {
     let progress = terminal::Progress::begin("sending", lines);
-    let (mut sent, mut failed): (u64, Vec<(u64, PublishError)>) = (0, Vec::new());
-    let mut reading = open(file)?.peekable();
+    let (mut sent, mut last) = (0, 0);
+    let mut reading = input.lines()?.peekable();
     while reading.peek().is_some() {
         let mut slice = Vec::new();
         while slice.len() < SLICE
@@ -118,22 +131,52 @@ async fn all(
             }
         };
         sent += numbers.len() as u64;
+        last = numbers.last().copied().unwrap_or(last);
         let of_lines = numbers.into_iter().zip(errors);
-        failed.extend(of_lines.filter_map(|(number, error)| Some((number, error?))));
+        let failed: Vec<(u64, PublishError)> = of_lines
+            .filter_map(|(number, error)| Some((number, error?)))
+            .collect();
         progress.is_at(sent);
+        if let Some((_, error)) = failed.first() {
+            let refused: Vec<u64> = failed.iter().map(|(number, _)| *number).collect();
+            drop(progress);
+            return Err(AppError::failed(
+                format!(
+                    "of {}, {} not accepted: {}; the other lines to {last} are stored, and nothing behind it was sent",
+                    input.name,
+                    if refused.len() == 1 {
+                        "this line was"
+                    } else {
+                        "these lines were"
+                    },
+                    ranges(&refused),
+                ),
+                error.clone(),
+            ));
+        }
     }
     drop(progress);
-    match failed.split_first() {
-        None => Ok(format!("{sent} messages sent to `{}`", def.name)),
-        Some(((number, error), _)) => Err(AppError::failed(
-            format!(
-                "{} of {sent} messages were not accepted, the others are stored; the first is line {number} of {}",
-                failed.len(),
-                file.display()
-            ),
-            error.clone(),
-        )),
+    let messages = if sent == 1 { "message" } else { "messages" };
+    Ok(format!("{sent} {messages} sent to `{}`", def.name))
+}
+
+/// `3, 7-9`.
+fn ranges(numbers: &[u64]) -> String {
+    let mut text = String::new();
+    let mut rest = numbers.iter().copied().peekable();
+    while let Some(first) = rest.next() {
+        let mut last = first;
+        while let Some(next) = rest.next_if(|next| *next == last + 1) {
+            last = next;
+        }
+        let comma = if text.is_empty() { "" } else { ", " };
+        // Writing into a text cannot fail.
+        let _ = write!(text, "{comma}{first}");
+        if last > first {
+            let _ = write!(text, "-{last}");
+        }
     }
+    text
 }
 
 fn task(tube: &'static str, def: &HandlerDef, asked: &SendCommand, payload: Vec<u8>) -> Enqueue {
@@ -173,44 +216,85 @@ fn record(
     record
 }
 
-/// The lines of a file that are not empty, with their numbers from 1, without their ends.
-fn open(
-    file: &Path,
-) -> Result<impl Iterator<Item = Result<(u64, Vec<u8>), AppError>> + use<>, AppError> {
-    let name = file.display().to_string();
-    let unreadable = move |error: std::io::Error| {
-        AppError::Usage(Problem::new(format!("{name} cannot be read: {error}")))
-    };
-    let opened = File::open(file).map_err(&unreadable)?;
-    let lines = (1..).zip(BufReader::new(opened).split(b'\n'));
-    Ok(lines.filter_map(move |(number, line)| match line {
-        Ok(mut line) => {
-            if line.last() == Some(&b'\r') {
-                line.pop();
+/// The file of payloads. It is read twice, so what can be read only once, such as a pipe, is kept.
+struct Input {
+    name: String,
+    from: From,
+}
+
+enum From {
+    File(PathBuf),
+    Kept(Vec<u8>),
+}
+
+impl Input {
+    fn open(file: &Path) -> Result<Self, AppError> {
+        let is_stdin = file == Path::new("-");
+        let name = if is_stdin {
+            "the standard input".to_owned()
+        } else {
+            file.display().to_string()
+        };
+        let kept = || {
+            if !is_stdin && std::fs::metadata(file)?.is_file() {
+                return Ok(From::File(file.to_owned()));
             }
-            (!line.trim_ascii().is_empty()).then_some(Ok((number, line)))
+            let mut bytes = Vec::new();
+            if is_stdin {
+                std::io::stdin().lock().read_to_end(&mut bytes)?;
+            } else {
+                File::open(file)?.read_to_end(&mut bytes)?;
+            }
+            Ok(From::Kept(bytes))
+        };
+        match kept() {
+            Ok(from) => Ok(Self { name, from }),
+            Err(error) => Err(unreadable(&name, &error)),
         }
-        Err(error) => Some(Err(unreadable(error))),
-    }))
+    }
+
+    /// The lines that are not empty, with their numbers from 1, without their ends.
+    fn lines(&self) -> Result<impl Iterator<Item = Result<(u64, Vec<u8>), AppError>>, AppError> {
+        let read: Box<dyn BufRead + Send + '_> = match &self.from {
+            From::File(path) => match File::open(path) {
+                Ok(file) => Box::new(BufReader::new(file)),
+                Err(error) => return Err(unreadable(&self.name, &error)),
+            },
+            From::Kept(bytes) => Box::new(&bytes[..]),
+        };
+        let lines = (1..).zip(read.split(b'\n'));
+        Ok(lines.filter_map(|(number, line)| match line {
+            Ok(mut line) => {
+                if line.last() == Some(&b'\r') {
+                    line.pop();
+                }
+                (!line.trim_ascii().is_empty()).then_some(Ok((number, line)))
+            }
+            Err(error) => Some(Err(unreadable(&self.name, &error))),
+        }))
+    }
+}
+
+fn unreadable(name: &str, error: &std::io::Error) -> AppError {
+    AppError::Usage(Problem::new(format!("{name} cannot be read: {error}")))
 }
 
 /// Checks every line, before any is sent, and counts them.
-fn check_file(def: &HandlerDef, file: &Path) -> Result<u64, AppError> {
+fn check_file(def: &HandlerDef, input: &Input) -> Result<u64, AppError> {
     let (mut lines, mut faulty, mut problem) = (0, 0_usize, Problem::new(""));
-    for line in open(file)? {
+    for line in input.lines()? {
         let (number, payload) = line?;
         lines += 1;
         if let Err(why) = check_payload(def, &payload) {
             faulty += 1;
             if faulty <= TOLD {
-                problem = problem.at(format!("{}:{number}: {why}", file.display()));
+                problem = problem.at(format!("{}:{number}: {why}", input.name));
             }
         }
     }
     if lines == 0 {
         return Err(AppError::Usage(
-            Problem::new(format!("{} has no payload", file.display()))
-                .remedy("write one on each line"),
+            Problem::new(format!("{} has no payload", input.name)).remedy("write one on each line"),
         ));
     }
     if faulty == 0 {
@@ -285,6 +369,12 @@ fn check_time(def: &HandlerDef, asked: &SendCommand) -> Result<(), AppError> {
         ));
     }
     Ok(())
+}
+
+/// Whether it would be right with quotes around it: shells take them away.
+fn is_bare_text(def: &HandlerDef, payload: &str) -> bool {
+    let quoted = serde_json::to_vec(payload).unwrap_or_default();
+    check_payload(def, &quoted).is_ok()
 }
 
 /// Why a payload would not decode.

@@ -348,7 +348,9 @@ fn a_file_that_is_named_must_be_there() {
         .to_string();
     assert!(
         report.starts_with("cannot read /no/such/app.yaml: ")
-            && report.ends_with("; it is named on the command line"),
+            && report.ends_with(
+                "; it was asked for by this name, in the program or on the command line"
+            ),
         "{report}"
     );
 }

@@ -41,7 +41,7 @@ pub(super) fn full() -> PublishError {
     PublishError::Full {
         engine: ENGINE,
         why: std::sync::Arc::from(
-            "the quota is reached; consume or purge what is stored, or raise `sqlite.quota`",
+            "the quota is reached; consume what waits, purge dead letters, keep the records of topics for less long (`topics.NAME.retention`), or raise `sqlite.quota`",
         ),
     }
 }
