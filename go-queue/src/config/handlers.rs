@@ -123,12 +123,10 @@ impl HandlerConfig {
         options.lanes = it.keep("lanes", fields.number(reader, "lanes", 1..=MAX_LANES));
         options.order = it.keep("order", fields.choice(reader, "order", ORDER));
         options.timeout = it.keep("timeout", fields.read(reader, "timeout", timeout));
-        if let Some(Node {
-            what: What::Scalar(_),
-            ..
-        }) = fields.raw("retry")
-            && let Some(at) = fields.key_at(reader, "retry")
+        if let Some(node) = fields.raw("retry")
+            && matches!(node.what, What::Scalar(_))
         {
+            let at = reader.at(node.mark, &join(&fields.path, "retry"));
             reader.problem(
                 &at,
                 "a text where keys are expected",

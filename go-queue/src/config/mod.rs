@@ -279,6 +279,20 @@ impl Config {
     /// What no section can know alone.
     fn check(&self, reader: &mut Reader) {
         for tube in &self.tubes {
+            // A section of the Go library may have set the wire.
+            if let Some(given) = &tube.mixed_fleet
+                && given.value
+                && tube.wire() == Wire::Native
+                && !reader.has_problem_below(&format!("tubes.{}.wire", tube.name))
+            {
+                reader.problem(
+                    &given.at,
+                    "consumers of the Go library cannot read the native wire",
+                    "add `wire: go-queue`",
+                );
+            }
+        }
+        for tube in &self.tubes {
             let place = Place::Tube(tube.name.clone());
             if let Some(given) = &tube.wire
                 && given.value == Wire::GoQueue

@@ -58,27 +58,14 @@ impl TubeConfig {
     }
 
     fn read(reader: &mut Reader, name: Name, fields: &Fields<'_>) -> Self {
-        let tube = Self {
+        Self {
             engine: fields.read(reader, "engine", super::engines::task_engine),
             wire: fields.choice(reader, "wire", WIRE),
             mixed_fleet: fields.flag(reader, "mixed_fleet"),
             dedup: DedupConfig::read(reader, fields),
             portable: fields.flag(reader, "portable"),
             ..Self::silent(name, fields.at.clone())
-        };
-        if let Some(given) = &tube.mixed_fleet
-            && given.value
-            && (tube.wire.as_ref()).map_or(fields.raw("wire").is_none(), |wire| {
-                wire.value == Wire::Native
-            })
-        {
-            reader.problem(
-                &given.at,
-                "consumers of the Go library cannot read the native wire",
-                "add `wire: go-queue`",
-            );
         }
-        tube
     }
 
     /// The wire in force.

@@ -182,7 +182,8 @@ async fn drive(engine: Arc<dyn Publish>, mut items: mpsc::UnboundedReceiver<Item
     let mut taking: Option<(BoxFuture<'_, Taken<'_>>, Waiting)> = None;
     let mut under_way: VecDeque<Slice<'_>> = VecDeque::new();
     loop {
-        let has_place = taking.is_none() && under_way.len() <= SLICES;
+        // Few slices gather more each; a whole one gathers no more, and its time runs from when the engine has it.
+        let has_place = taking.is_none() && (under_way.len() <= SLICES || items.len() >= SLICE);
         tokio::select! {
             biased;
             () = next_answer(&mut under_way, &room.0), if !under_way.is_empty() => {}

@@ -8,7 +8,7 @@ use crate::app::report::{AppError, Problem};
 use crate::config::{
     self, Config, DedupConfig, DedupStore, EngineKind, RedisConfig, RedisKind, TubeConfig, Wire,
 };
-use crate::dedup::redis::{self, KeyForm, RedisFault, RedisScope, RedisStore};
+use crate::dedup::redis::{self, KeyForm, RedisScope, RedisStore};
 use crate::dedup::{Claims, Marks};
 use crate::engine::Engine;
 use crate::engine::beanstalkd::{self, Beanstalkd};
@@ -118,9 +118,9 @@ impl Engines {
         match store.check().await {
             Ok(()) => {}
             // Waiting does not help.
-            Err(fault @ RedisFault::Refused { .. }) => return Err(wrong(&fault)),
+            Err(fault) if fault.is_of_the_set_up() => return Err(wrong(&fault)),
             Err(fault) => {
-                tracing::warn!(%fault, "Redis is away: until it answers, tasks are held or run as `dedup.on_outage` says");
+                tracing::warn!(%fault, "Redis is away: until it answers, no task starts, but those with `dedup.on_outage: run`");
             }
         }
         self.redis = Some(store.clone());

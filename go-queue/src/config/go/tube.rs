@@ -73,13 +73,21 @@ pub(super) fn translate(reader: &mut Reader, config: &mut Config, fields: &Field
     let Some(tube) = tube else {
         return;
     };
+    let known = config.tubes.iter().find(|known| known.name == tube.value);
+    let advice = if known.is_some_and(|known| known.mixed_fleet.is_some()) {
+        String::new()
+    } else {
+        format!(
+            "; if its consumers run beside these handlers, write `tubes: {{ {}: {{ mixed_fleet: true }} }}`",
+            tube.value
+        )
+    };
     note(
         reader,
         fields,
         "beanstalks",
         format!(
-            "tasks of tube `{0}` are written and read as the Go library does; if its consumers run beside these handlers, write \
-             `tubes: {{ {0}: {{ mixed_fleet: true }} }}`",
+            "tasks of tube `{}` are written and read as the Go library does{advice}",
             tube.value
         ),
     );

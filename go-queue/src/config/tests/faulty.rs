@@ -400,7 +400,7 @@ handlers: { "x\ny": 1 }
         "handlers: { a: { retry: 8 }, a: {} }
 ",
         "the configuration has 2 problems
-  app.yaml:1:25: handlers.a.retry: a text where keys are expected; known here: max, backoff
+  app.yaml:1:25: handlers.a.retry: a text where keys are expected; write `retry: { max: 0 }` for none, or `retry: { max: 5, backoff: 1s..1m }`
   app.yaml:1:30: handlers.a: given twice, first in line 1; remove one of them",
     ),
     (

@@ -152,6 +152,19 @@ impl Up {
     }
 }
 
+impl RedisFault {
+    /// Whether waiting does not help: what is configured is not a Redis that lets us in.
+    pub(crate) fn is_of_the_set_up(&self) -> bool {
+        match self {
+            Self::Refused { .. } => true,
+            Self::Unreachable { why, .. } => ["failed to lookup address", "Parse error"]
+                .iter()
+                .any(|known| why.contains(known)),
+            _ => false,
+        }
+    }
+}
+
 /// Whether a request can be sent now.
 pub(super) enum Access {
     Up(Up),
@@ -171,6 +184,9 @@ enum State {
     Closed,
 }
 
+/// An outage that lasts is said again so often.
+const REMIND: Duration = Duration::from_secs(60);
+
 pub(super) struct Link {
     config: RedisConfig,
     hosts: Arc<str>,
@@ -178,6 +194,8 @@ pub(super) struct Link {
     state: Mutex<State>,
     generation: Mutex<u64>,
     changed: watch::Sender<()>,
+    /// When it was said last that there is no connection.
+    warned: Mutex<Option<Instant>>,
     closed: CancellationToken,
     /// What makes and keeps the connection.
     keepers: TaskTracker,
@@ -204,6 +222,7 @@ impl Link {
             state: Mutex::new(State::Idle),
             generation: Mutex::new(0),
             changed: watch::channel(()).0,
+            warned: Mutex::new(None),
             closed: CancellationToken::new(),
             keepers: TaskTracker::new(),
             farewells: TaskTracker::new(),
@@ -387,9 +406,13 @@ impl Link {
         let State::Dialing(pause, before) = &*state else {
             return;
         };
-        if before.as_ref() != Some(&fault) {
-            tracing::warn!(%fault, "no claims on Redis for now");
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_long_ago = warned.is_none_or(|at: Instant| at.elapsed() >= REMIND);
+        if before.as_ref() != Some(&fault) || is_long_ago {
+            *warned = Some(Instant::now());
+            tracing::warn!(%fault, "no claims on Redis: tasks wait, but those with `dedup.on_outage: run`");
         }
+        drop(warned);
         let jitter = fastrand::f64() * 0.25 + 0.875;
         *state = State::Down(
             Instant::now() + pause.mul_f64(jitter),

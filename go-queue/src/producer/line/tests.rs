@@ -132,7 +132,7 @@ fn is_pending(future: Pin<&mut impl Future>) -> bool {
 }
 
 #[tokio::test]
-async fn what_is_enqueued_goes_in_order_a_few_slices_at_a_time() {
+async fn what_is_enqueued_goes_in_order_and_gathers_while_others_are_under_way() {
     let engine = Told::new();
     let producer = producer(&engine, &engine);
     let mut unconfirmed = Vec::new();
@@ -143,7 +143,11 @@ async fn what_is_enqueued_goes_in_order_a_few_slices_at_a_time() {
         }
     }
     settle().await;
-    assert_eq!(engine.slices().len(), SLICES + 1, "the rest waits");
+    let slices = engine.slices();
+    assert!(
+        slices.len() <= SLICES + 1 + 4,
+        "small ones wait: {slices:?}"
+    );
     engine.go.send_replace(true);
     for (n, answer) in unconfirmed.into_iter().enumerate() {
         match within("an answer", answer).await {

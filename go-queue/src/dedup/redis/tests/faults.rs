@@ -212,6 +212,37 @@ async fn a_wrong_password_is_said_and_never_shown() {
 }
 
 #[tokio::test]
+async fn what_no_waiting_mends_is_told_from_an_outage() {
+    let open = |host: &str| RedisStore::open(RedisConfig::node(host)).unwrap();
+    let fault = open("redis.nowhere.invalid:6379")
+        .check()
+        .await
+        .unwrap_err();
+    assert!(fault.is_of_the_set_up(), "{fault}");
+    // A server that speaks something else.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let other = async {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut heard = [0; 1024];
+            let _ = stream.read(&mut heard).await;
+            let _ = stream.write_all(b"UNKNOWN_COMMAND\r\n").await;
+        }
+    };
+    let store = open(&address.to_string());
+    let fault = tokio::select! {
+        () = other => unreachable!("it serves for ever"),
+        checked = store.check() => checked.unwrap_err(),
+    };
+    assert!(fault.is_of_the_set_up(), "{fault}");
+    drop(listener);
+    let fault = open(&address.to_string()).check().await.unwrap_err();
+    assert!(!fault.is_of_the_set_up(), "{fault}");
+}
+
+#[tokio::test]
 async fn other_faults_are_told_apart() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut config = RedisConfig::node(silent.local_addr().unwrap().to_string());
