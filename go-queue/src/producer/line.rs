@@ -181,9 +181,18 @@ async fn drive(engine: Arc<dyn Publish>, mut items: mpsc::UnboundedReceiver<Item
     let mut came = Vec::with_capacity(SLICE);
     let mut taking: Option<(BoxFuture<'_, Taken<'_>>, Waiting)> = None;
     let mut under_way: VecDeque<Slice<'_>> = VecDeque::new();
-    loop {
+    let mut is_open = true;
+    while is_open || taking.is_some() || !under_way.is_empty() || !came.is_empty() {
         // Few slices gather more each; a whole one gathers no more, and its time runs from when the engine has it.
-        let has_place = taking.is_none() && (under_way.len() <= SLICES || items.len() >= SLICE);
+        let is_worth_it = came.len() == SLICE || (under_way.len() <= SLICES && !came.is_empty());
+        if taking.is_none() && is_worth_it {
+            let (slice, waiting) = came
+                .drain(..)
+                .map(|item: Item| (item.out, item.done))
+                .unzip();
+            taking = Some((engine.take(slice), waiting));
+        }
+        let room_left = SLICE - came.len();
         tokio::select! {
             biased;
             () = next_answer(&mut under_way, &room.0), if !under_way.is_empty() => {}
@@ -193,17 +202,10 @@ async fn drive(engine: Arc<dyn Publish>, mut items: mpsc::UnboundedReceiver<Item
                     under_way.push_back(Slice { answers, waiting });
                 }
             }
-            count = items.recv_many(&mut came, SLICE), if has_place => {
-                if count == 0 {
-                    break;
-                }
-                let (slice, waiting) = came.drain(..).map(|item| (item.out, item.done)).unzip();
-                taking = Some((engine.take(slice), waiting));
+            count = items.recv_many(&mut came, room_left), if is_open && room_left > 0 => {
+                is_open = count > 0;
             }
         }
-    }
-    while !under_way.is_empty() {
-        next_answer(&mut under_way, &room.0).await;
     }
 }
 

@@ -160,6 +160,24 @@ async fn what_is_enqueued_goes_in_order_and_gathers_while_others_are_under_way()
 }
 
 #[tokio::test]
+async fn whole_slices_reach_an_engine_that_stands_still() {
+    let engine = Told::new();
+    let producer = producer(&engine, &engine);
+    for n in 100..5100 {
+        drop(push(n).enqueue(&producer).await.expect("handed over"));
+        if n < 110 {
+            settle().await;
+        }
+    }
+    settle().await;
+    // All but what is less than a slice: its time runs there, not here.
+    assert!(engine.numbers().len() > 4000, "{}", engine.numbers().len());
+    engine.go.send_replace(true);
+    within("flush", producer.flush()).await;
+    assert_eq!(engine.numbers(), (100..5100).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn what_nobody_waits_for_is_sent_and_flush_waits_for_it() {
     let engine = Told::new();
     let producer = producer(&engine, &engine);
