@@ -43,6 +43,8 @@ pub(super) struct RedisEnd {
     encoder: Encoder,
     machine: Machine,
     flights: Vec<Flight>,
+    /// A request has failed, or there was no connection for one.
+    was_away: bool,
     /// The first connection is being made.
     waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -57,6 +59,7 @@ impl RedisEnd {
             encoder,
             machine,
             flights: Vec::with_capacity(UNDER_WAY),
+            was_away: false,
             waiting: None,
             sleep: None,
             armed: None,
@@ -93,6 +96,7 @@ impl RedisEnd {
     }
 
     fn fail(&mut self, commands: Vec<Command>, after: Duration, answers: &mut Vec<Answer>) {
+        self.was_away = true;
         let now = Instant::now();
         for command in commands {
             self.machine.failed(command, after, now, answers);
@@ -106,6 +110,9 @@ impl RedisEnd {
         }
         match self.store.link.access() {
             Access::Up(up) => {
+                if take(&mut self.was_away) {
+                    self.machine.back(Instant::now());
+                }
                 let all = self.machine.commands();
                 let commands = if all.len() > MOST_COMMANDS {
                     all.drain(..MOST_COMMANDS).collect()

@@ -522,6 +522,16 @@ impl Machine {
         }
     }
 
+    /// Redis is back. It may have forgotten what it was told last: what is held is said before anything is asked.
+    pub(super) fn back(&mut self, now: Instant) {
+        if self.claims.is_empty() {
+            return;
+        }
+        let asked = std::mem::take(&mut self.commands);
+        self.renew(now);
+        self.commands.extend(asked);
+    }
+
     fn renew(&mut self, now: Instant) {
         let Self {
             claims,

@@ -167,6 +167,26 @@ async fn after_flushall_what_runs_goes_on_and_is_told_once() {
     assert_eq!(twin.claim(2).await, SECOND);
 }
 
+/// A Redis that is killed may have forgotten what it was told last, whatever it writes to its disk each second.
+#[tokio::test]
+async fn what_runs_is_claimed_anew_as_soon_as_redis_is_back() {
+    if !there_is_redis() {
+        return;
+    }
+    let mut server = Server::start();
+    let (one, other) = (store(&server), store(&server));
+    let (mut lane, mut twin) = (Lane::new(&one), Lane::new(&other));
+    assert_eq!(lane.claim(1).await, FIRST);
+    server.kill();
+    assert!(matches!(lane.claim(2).await, Verdict::Down(_)));
+    server.restart();
+    assert_eq!(lane.insist(2, AskWhat::Claim).await, FIRST);
+    // Long before the next renewal.
+    let asked = twin.insist(1, AskWhat::Claim).await;
+    assert!(matches!(asked, Verdict::Busy(_)), "{asked:?}");
+    assert_eq!(lane.ask(1, AskWhat::Confirm).await, Verdict::Stored);
+}
+
 #[tokio::test]
 async fn scripts_that_redis_forgot_are_sent_again() {
     if !there_is_redis() {
