@@ -344,6 +344,10 @@ impl Machine {
             Step::Done { asker } => {
                 out.extend(asker.map(|asker| asker.told(Verdict::Stored)));
                 if known && let Some(claim) = self.claims.remove(&id) {
+                    // One that lost its claim may end while another replica asks anew: there is nothing to ask any more.
+                    if let Phase::Asking(asker) | Phase::Looking(asker) = claim.phase {
+                        out.push(asker.told(Verdict::Done));
+                    }
                     claim.tell_twins(Verdict::Done, out);
                 }
                 if self.purpose.replicas {

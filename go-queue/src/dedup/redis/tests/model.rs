@@ -340,6 +340,35 @@ impl World {
     }
 }
 
+/// Found by the test below: one that was silent beyond its lease, and lost its claim by that, ends while another replica asks anew.
+#[test]
+fn who_asks_while_a_run_that_lost_its_claim_ends_is_answered() {
+    use Act::{Claim, Exchange, Pass};
+    let acts = [
+        Claim(0, 0),
+        Exchange(0, Fate::AnswersLost),
+        Claim(0, 0),
+        Exchange(0, Fate::Well),
+        Pass(336),
+        Claim(0, 0),
+        Pass(1441),
+        Pass(712),
+        Claim(2, 0),
+        Claim(0, 0),
+        Pass(1442),
+        Pass(793),
+        Pass(1276),
+        Exchange(2, Fate::Well),
+        Exchange(0, Fate::Well),
+        Claim(0, 0),
+    ];
+    let mut world = World::new();
+    for act in acts {
+        world.act(act).expect("as the store promises");
+    }
+    world.settle().expect("everybody is answered");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
