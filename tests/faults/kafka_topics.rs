@@ -48,6 +48,53 @@ fn a_kafka_topic_that_is_deleted_and_created_again_is_read_from_its_start() {
 }
 
 #[test]
+fn a_worker_that_ends_after_its_kafka_topic_was_created_again_leaves_a_position_within_the_new_one()
+{
+    let setup = KafkaSetup {
+        properties: WATCHFUL,
+        ..KafkaSetup::default()
+    };
+    let Some(mut on) = OnKafka::start("kafka-recreated-shorter", &setup) else {
+        return;
+    };
+    let mut first = on.ready_worker();
+    on.records("before", 10, 60, 0).wait_success(PATIENCE);
+    on.site
+        .until("all have run", |ledger| ledger.finished_so_far() >= 600);
+    on.raw.delete(TOPIC);
+    on.raw.create(TOPIC, 8);
+    on.records("after", 2, 60, 0).wait_success(PATIENCE);
+    on.site.until("those of the new topic have run", |ledger| {
+        ledger.finished_so_far() >= 720
+    });
+    // A second member makes the first one stop and go on, with the position that its client believes in.
+    let mut second = on.ready_worker();
+    on.site.until("the partitions are shared", |_| {
+        let said = second.log();
+        said.lines()
+            .any(|line| line.contains("change=Assign") && !line.contains("partitions=[]"))
+    });
+    for worker in [&mut first, &mut second] {
+        worker.terminate();
+        worker.wait_success(PATIENCE);
+    }
+    let committed = on.raw.committed(GROUP, TOPIC);
+    for (at, (_, end)) in committed.iter().zip(on.raw.ends(TOPIC)) {
+        let at = at.expect("every partition has records");
+        assert!(
+            at <= end,
+            "the position stands at {at}, and the log ends at {end}"
+        );
+    }
+    // Now the new log grows beyond where the old one was read.
+    on.records("later", 20, 60, 0).wait_success(PATIENCE);
+    let mut third = [on.ready_worker()];
+    let report = on.settle(&mut third);
+    assert_nothing_lost(&report);
+    assert_eq!(report.finished, 1920, "{report}");
+}
+
+#[test]
 fn partitions_that_are_added_to_a_kafka_topic_are_read() {
     let setup = KafkaSetup {
         partitions: 4,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::super::raw::Client;
 use super::TopicEnd;
 use super::track::{End, Seen, Track};
 use crate::delivery::{Delivery, Notice, Receipt};
@@ -150,6 +151,9 @@ impl TopicEnd {
             self.epochs += 1;
             turn.notice.push(Notice::Lost(track.epoch));
             track.begin_anew(self.epochs, &mut self.spares);
+            if let Some(client) = &self.client {
+                go_back(client, track, next);
+            }
         }
         if matches!(self.warm, Warm::Waiting) {
             let until = turn.now + WARM_UP;
@@ -173,6 +177,26 @@ impl TopicEnd {
             track.settle(offset, End::Done, &mut self.spares);
         }
         true
+    }
+}
+
+/// Tells the client that a log has begun anew.
+///
+/// librdkafka has gone back to read it, but the position that it keeps for who drains batches only grows: it would stay where the old
+/// log was read. It is what a rebalance lets it go on from, and what we ask for to pass what is no record, so whatever the new log has
+/// up to there would be skipped. A seek forgets it.
+fn go_back(client: &Client, track: &mut Track, next: i64) {
+    let believed = client.positions(&[track.partition]);
+    track.outdated = believed.first().and_then(|(_, position)| *position);
+    if track.outdated > Some(next)
+        && let Err(error) = client.seek(&[(track.partition, next)])
+    {
+        tracing::error!(
+            partition = track.partition,
+            offset = next,
+            error,
+            "the client cannot go back to a log that begins anew"
+        );
     }
 }
 

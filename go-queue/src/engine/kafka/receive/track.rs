@@ -71,6 +71,8 @@ pub(super) struct Track {
     committed: Option<i64>,
     /// An error came through the queue, after which librdkafka may believe that a record was consumed which was not.
     pub(super) doubt: bool,
+    /// The position that the client had when the log began anew: not to be believed until the client has gone back.
+    pub(super) outdated: Option<i64>,
     /// The broker has nothing beyond what was drained.
     pub(super) at_end: bool,
     /// Something was drained since the position was asked for.
@@ -103,6 +105,7 @@ impl Track {
             finished: VecDeque::new(),
             committed: None,
             doubt: false,
+            outdated: None,
             at_end: false,
             touched: true,
             since,
@@ -388,7 +391,8 @@ impl Track {
 
     /// Nothing is there before this offset that was not handed out. True if that is new.
     pub(super) fn pass(&mut self, position: i64) -> bool {
-        let new = self.marks.next().is_none_or(|next| next < position);
+        let new =
+            self.outdated != Some(position) && self.marks.next().is_none_or(|next| next < position);
         if new {
             self.first = self.first.or(Some(position));
             self.marks.pass(position);
