@@ -59,7 +59,7 @@ pub(crate) struct Payload {
     pub(crate) batch: bool,
 }
 
-/// Extractors that the library has. As the type of a first parameter they are taken for a slip.
+/// Extractors that the library has. As the type of a first parameter, or behind `&`, they are taken for a slip.
 const EXTRACTORS: [&str; 9] = [
     "State",
     "Meta",
@@ -246,13 +246,15 @@ impl Function {
             let before = whole;
             whole = false;
             match ty {
-                Type::Reference(reference) if is_extractor(&reference.elem) => problems.at(
-                    reference,
-                    format_args!(
-                        "a handler takes owned arguments: write `{}`",
-                        owned(&reference.elem)
-                    ),
-                ),
+                Type::Reference(reference) if known_extractor(&reference.elem).is_some() => {
+                    problems.at(
+                        reference,
+                        format_args!(
+                            "a handler takes owned arguments: write `{}`",
+                            owned(&reference.elem)
+                        ),
+                    );
+                }
                 Type::Reference(reference) => problems.at(
                     reference,
                     format_args!(
@@ -384,26 +386,6 @@ pub(crate) fn plain(tokens: &impl ToTokens) -> String {
         push(word);
     }
     text
-}
-
-/// Whether a type has the name of an extractor of the library: what people write behind `&` by habit.
-fn is_extractor(ty: &Type) -> bool {
-    const NAMES: [&str; 9] = [
-        "Cancel",
-        "Headers",
-        "Key",
-        "Meta",
-        "Offset",
-        "Partition",
-        "Producer",
-        "State",
-        "Timestamp",
-    ];
-    let Type::Path(path) = ty else {
-        return false;
-    };
-    let last = path.path.segments.last();
-    last.is_some_and(|last| NAMES.iter().any(|name| last.ident == name))
 }
 
 /// The first borrow without a lifetime of its own (`&T`, `'_`) in a type.

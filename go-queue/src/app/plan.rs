@@ -119,9 +119,7 @@ impl AppPlan {
         let paths = paths(registry);
         let matches = config.match_handlers(&paths);
         problems.extend(
-            unknown_handlers(&config, registry)
-                .iter()
-                .map(|error| Problem::new(error.to_string())),
+            of_this_app(&matches.problems, registry).map(|error| Problem::new(error.to_string())),
         );
         let sources: Vec<_> = registry.iter().map(|def| def.source).collect();
         problems.extend(
@@ -263,12 +261,16 @@ fn paths(registry: &Registry) -> Vec<(String, Location)> {
 
 /// Entries of `handlers` that mean none of these, or several.
 pub(super) fn unknown_handlers(config: &Config, registry: &Registry) -> Vec<ConfigError> {
-    let paths = paths(registry);
-    let problems = config.match_handlers(&paths).problems;
-    problems
-        .into_iter()
-        .filter(|error| !is_for_others(error.key(), registry))
-        .collect()
+    let problems = config.match_handlers(&paths(registry)).problems;
+    of_this_app(&problems, registry).cloned().collect()
+}
+
+fn of_this_app<'p>(
+    problems: &'p [ConfigError],
+    registry: &'p Registry,
+) -> impl Iterator<Item = &'p ConfigError> {
+    let is_ours = |error: &&ConfigError| !is_for_others(error.key(), registry);
+    problems.iter().filter(is_ours)
 }
 
 /// Whether an entry means only handlers that are linked and that this app did not choose: one file may serve several

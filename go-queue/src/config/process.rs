@@ -7,6 +7,7 @@ use super::fields::{Fields, Not, Reader};
 use super::units::{duration, endpoint, size};
 use super::yaml::What;
 use super::{Given, Secret};
+use crate::engine::MIN_QUOTA;
 
 /// How much an accepted message survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,9 +96,6 @@ impl ShutdownConfig {
             .map_or(DEFAULT_DRAIN, |given| given.value)
     }
 }
-
-/// What the engine needs to work in.
-const MIN_QUOTA: u64 = 1 << 20;
 
 fn quota(text: &str) -> Result<Option<u64>, Not> {
     if text.eq_ignore_ascii_case("auto") {

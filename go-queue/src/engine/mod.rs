@@ -290,6 +290,9 @@ pub struct Outgoing {
 /// The default priority, as in beanstalkd's clients.
 pub const DEFAULT_PRIORITY: u32 = envelope::DEFAULT_PRIORITY;
 
+/// The smallest quota of the file of `sqlite`, in bytes: below it there is no room for the tables and for what is kept free.
+pub(crate) const MIN_QUOTA: u64 = 1 << 20;
+
 /// The largest task in bytes, on every engine: beanstalkd's default limit.
 pub const MAX_TASK_LEN: usize = 65_535;
 

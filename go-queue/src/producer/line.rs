@@ -29,7 +29,8 @@ const ROOM: u32 = 10_000;
 /// It goes its way whether or not this is polled. Dropping it takes nothing back; a failure that nobody hears is logged.
 ///
 /// # Errors
-/// Resolves to an error if the message was not accepted; see [`PublishError`].
+/// Resolves to an error if the message was not accepted; see [`PublishError`]. [`PublishError::Closed`] is here also what becomes of an
+/// answer whose line ended first, with the runtime in which the message was enqueued: then it may be stored.
 #[must_use = "only this tells whether the message was stored: await it, or at least `producer.flush()`"]
 pub struct Unconfirmed<R> {
     answer: oneshot::Receiver<Result<Published, PublishError>>,

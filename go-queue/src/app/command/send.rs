@@ -22,27 +22,33 @@ const SLICE: usize = 1_000;
 /// So many faulty lines are told.
 const TOLD: usize = 20;
 
+/// What is to be sent: it decodes.
+enum Checked {
+    One(Vec<u8>),
+    /// So many lines.
+    Lines(Input, u64),
+}
+
 /// Sends what was asked for.
 pub(in crate::app) async fn send(planned: Planned, asked: SendCommand) -> Result<(), AppError> {
     let def = find(&planned, &asked.handler)?;
     check_time(def, &asked)?;
-    let input = match &asked.payload {
+    let what = match &asked.payload {
         Payload::Given(payload) => {
             check_payload(def, payload.as_bytes()).map_err(|why| {
-                let problem = Problem::new(does_not_decode("the payload", def, &why));
-                let problem = if is_bare_text(def, payload) {
-                    problem.remedy("a text is JSON too: write its quotes, as in '\"eve\"'")
-                } else {
-                    problem
-                };
+                let mut problem = Problem::new(does_not_decode("the payload", def, &why));
+                if is_bare_text(def, payload) {
+                    problem =
+                        problem.remedy("a text is JSON too: write its quotes, as in '\"eve\"'");
+                }
                 AppError::Usage(problem.at(place(def)))
             })?;
-            None
+            Checked::One(payload.clone().into_bytes())
         }
         Payload::File(file) => {
             let input = Input::open(file)?;
             let lines = check_file(def, &input)?;
-            Some((input, lines))
+            Checked::Lines(input, lines)
         }
     };
     let (producer, opened) = wiring::connect(planned).await?;
@@ -55,14 +61,11 @@ pub(in crate::app) async fn send(planned: Planned, asked: SendCommand) -> Result
             "send from the program that serves the handler, or configure an engine that keeps it",
         )));
     }
-    let sent = match (&asked.payload, input) {
-        (Payload::Given(payload), _) => one(&producer, def, &asked, payload.clone().into_bytes())
+    let sent = match what {
+        Checked::One(payload) => one(&producer, def, &asked, payload)
             .await
             .map_err(|error| AppError::failed("the message was not accepted", error)),
-        (Payload::File(_), Some((input, lines))) => {
-            all(&producer, def, &asked, &input, lines).await
-        }
-        (Payload::File(_), None) => Ok(String::new()),
+        Checked::Lines(input, lines) => all(&producer, def, &asked, &input, lines).await,
     };
     // What was accepted is stored, whatever closing says; the first failure is the one to tell.
     let closed = opened.close(CLOSE_WITHIN).await;
@@ -219,12 +222,14 @@ fn record(
 /// The file of payloads. It is read twice, so what can be read only once, such as a pipe, is kept.
 struct Input {
     name: String,
-    from: From,
+    held: Held,
 }
 
-enum From {
+enum Held {
+    /// On the disk.
     File(PathBuf),
-    Kept(Vec<u8>),
+    /// Here.
+    Bytes(Vec<u8>),
 }
 
 impl Input {
@@ -235,9 +240,9 @@ impl Input {
         } else {
             file.display().to_string()
         };
-        let kept = || {
+        let read = || {
             if !is_stdin && std::fs::metadata(file)?.is_file() {
-                return Ok(From::File(file.to_owned()));
+                return Ok(Held::File(file.to_owned()));
             }
             let mut bytes = Vec::new();
             if is_stdin {
@@ -245,22 +250,22 @@ impl Input {
             } else {
                 File::open(file)?.read_to_end(&mut bytes)?;
             }
-            Ok(From::Kept(bytes))
+            Ok(Held::Bytes(bytes))
         };
-        match kept() {
-            Ok(from) => Ok(Self { name, from }),
+        match read() {
+            Ok(held) => Ok(Self { name, held }),
             Err(error) => Err(unreadable(&name, &error)),
         }
     }
 
     /// The lines that are not empty, with their numbers from 1, without their ends.
     fn lines(&self) -> Result<impl Iterator<Item = Result<(u64, Vec<u8>), AppError>>, AppError> {
-        let read: Box<dyn BufRead + Send + '_> = match &self.from {
-            From::File(path) => match File::open(path) {
+        let read: Box<dyn BufRead + Send + '_> = match &self.held {
+            Held::File(path) => match File::open(path) {
                 Ok(file) => Box::new(BufReader::new(file)),
                 Err(error) => return Err(unreadable(&self.name, &error)),
             },
-            From::Kept(bytes) => Box::new(&bytes[..]),
+            Held::Bytes(bytes) => Box::new(&bytes[..]),
         };
         let lines = (1..).zip(read.split(b'\n'));
         Ok(lines.filter_map(|(number, line)| match line {

@@ -8,6 +8,7 @@
 mod config;
 mod dead_index;
 mod end;
+mod fault;
 mod link;
 mod machine;
 mod marks;
@@ -31,7 +32,7 @@ use crate::message::Id;
 use crate::name::Name;
 
 pub use config::{RedisConfig, RedisConfigError, RedisKind};
-pub use link::RedisFault;
+pub use fault::RedisFault;
 pub use wire::KeyForm;
 
 /// A dedup store on Redis: one for each process. Cloning shares it.

@@ -416,7 +416,8 @@ impl HandedOver {
 
 /// Waits until every chunk is answered.
 async fn answers(pending: Vec<Pending>) -> Vec<Answer> {
-    let mut answers = Vec::new();
+    let count = pending.iter().map(Pending::len).sum();
+    let mut answers = Vec::with_capacity(count);
     for one in pending {
         match one {
             // The client answers every record, also when it ends.
@@ -435,6 +436,14 @@ async fn answers(pending: Vec<Pending>) -> Vec<Answer> {
 enum Pending {
     Asked(oneshot::Receiver<Vec<Answer>>, usize),
     Closed(usize),
+}
+
+impl Pending {
+    fn len(&self) -> usize {
+        match self {
+            Self::Asked(_, count) | Self::Closed(count) => *count,
+        }
+    }
 }
 
 impl Publish for Publisher {

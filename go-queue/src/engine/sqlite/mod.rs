@@ -42,8 +42,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::engine::{
-    BoxFuture, Capabilities, DeadLetters, Engine, EngineError, Publish, Receive, Subscribe, Tasks,
-    TopicConfig,
+    BoxFuture, Capabilities, DeadLetters, Engine, EngineError, MIN_QUOTA, Publish, Receive,
+    Subscribe, Tasks, TopicConfig,
 };
 use crate::name::{Name, Place, Side};
 use crate::time::Clock;
@@ -56,9 +56,6 @@ use queue::{Ask, Queue};
 pub use sync::SyncFigures;
 use tx::Tx;
 use writer::{Kind, Shared, Sub, Writer};
-
-/// Below this there is no room for the tables and for what is kept free.
-const MIN_QUOTA: u64 = 1 << 20;
 
 /// What an accepted message survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
