@@ -174,7 +174,14 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[expect(clippy::print_stderr, reason = "goes into the log of the process")]
 fn complain(error: &dyn std::error::Error) {
-    eprintln!("ledger_worker: {error}");
+    let mut text = format!("ledger_worker: {error}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    eprintln!("{text}");
 }
 
 fn number(text: &str) -> u64 {

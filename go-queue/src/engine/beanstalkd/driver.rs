@@ -62,7 +62,12 @@ pub(super) async fn run(node: Node, settings: Settings) {
             () = closing(&node) => break,
         };
         match dialled {
-            Err(error) => away(&node, &Arc::from(error.to_string())),
+            Err(error) => {
+                if matches!(error, LinkError::NotInTime { .. }) {
+                    node.had_no_answer();
+                }
+                away(&node, &Arc::from(error.to_string()));
+            }
             Ok(link) => {
                 tracing::info!(node = %node.endpoint(), "connected to a beanstalkd node");
                 node.up();

@@ -214,13 +214,14 @@ impl Beanstalkd {
 }
 
 impl Shared {
-    /// Waits until every node was tried, or for the first that answers.
+    /// Waits until every node was tried, and while none has answered until they are given up, or for the first that answers.
     async fn begin(&self) -> Result<(), EngineError> {
         loop {
             let changed = self.changed.notified();
             let up = self.nodes.iter().filter(|node| node.is_up()).count();
             let tried = self.nodes.iter().all(Node::was_tried);
-            if tried && up == 0 && self.config.at_start == AtStart::Fail {
+            let given_up = self.nodes.iter().all(Node::is_given_up);
+            if given_up && up == 0 && self.config.at_start == AtStart::Fail {
                 return Err(EngineError::Unavailable {
                     engine: ENGINE,
                     what: "reach any of its nodes".to_owned(),

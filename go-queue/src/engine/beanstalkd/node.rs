@@ -255,6 +255,8 @@ struct Shared {
     born: Instant,
     /// Attempts to connect that ended, well or not.
     attempts: AtomicU64,
+    /// Among them those without an answer in time, before the first that had one.
+    unanswered: AtomicU64,
     /// Told whenever the state of a node changes; shared by all nodes of an engine.
     changed: Arc<Notify>,
 }
@@ -288,6 +290,7 @@ impl Node {
             closed_for_writes: AtomicU64::new(0),
             born: Instant::now(),
             attempts: AtomicU64::new(0),
+            unanswered: AtomicU64::new(0),
             changed,
         }))
     }
@@ -523,10 +526,25 @@ impl Node {
         self.0.attempts.load(Ordering::Acquire) > 0
     }
 
+    /// The attempt that ends now had no answer in time.
+    pub(super) fn had_no_answer(&self) {
+        self.0.unanswered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether it is known that the node is away. An answer that comes too late may be the fault of a machine that is busy, so one
+    /// alone says nothing.
+    pub(super) fn is_given_up(&self) -> bool {
+        let attempts = self.0.attempts.load(Ordering::Acquire);
+        attempts > self.0.unanswered.load(Ordering::Relaxed) || attempts >= PATIENCE
+    }
+
     pub(super) fn changed(&self) -> &Arc<Notify> {
         &self.0.changed
     }
 }
+
+/// After so many attempts without an answer in time a node is away.
+const PATIENCE: u64 = 3;
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)

@@ -10,8 +10,9 @@ use tokio::task::JoinHandle;
 
 use super::server::Server;
 use super::{later, open, open_with, send, send_all, task};
-use crate::engine::beanstalkd::Config;
+use crate::engine::beanstalkd::{Beanstalkd, Config};
 use crate::engine::{Engine, PublishError};
+use crate::time::Clock;
 
 /// What it does with a put.
 #[derive(Clone, Debug)]
@@ -291,6 +292,38 @@ async fn a_node_that_cuts_every_connection_is_not_stormed() {
     let tries = count.load(Ordering::Relaxed);
     assert!((60..=130).contains(&tries), "{tries} in a minute");
     server.abort();
+}
+
+#[tokio::test]
+async fn a_node_that_answers_too_late_is_asked_again_before_opening_fails() {
+    let fake = Fake::new(Put::SaysAndCuts("")).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let front = listener.local_addr().expect("an address").to_string();
+    let behind = fake.endpoint.clone();
+    #[expect(clippy::disallowed_methods, reason = "it ends with the test")]
+    let server = tokio::spawn(async move {
+        let mut silent = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            if silent.len() < 2 {
+                silent.push(stream);
+                continue;
+            }
+            let mut node = TcpStream::connect(&*behind).await.expect("it listens");
+            let _ = tokio::io::copy_bidirectional(&mut stream, &mut node).await;
+        }
+    });
+    let mut config = Config::new([&*front]);
+    config.connect_timeout = Duration::from_millis(50);
+    drop(open(config).await);
+    server.abort();
+
+    // One that never answers is given up.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let mut config = Config::new([&*listener.local_addr().expect("an address").to_string()]);
+    config.connect_timeout = Duration::from_millis(50);
+    let error = Beanstalkd::open(config, None, Clock::system()).await;
+    let error = error.expect_err("nobody answers").to_string();
+    assert!(error.contains("no answer within 50ms"), "{error}");
 }
 
 #[tokio::test]
