@@ -29,6 +29,15 @@ impl Entry {
         matches!((tokens.next(), tokens.next()), (Some(TokenTree::Ident(one)), None) if one == word)
     }
 
+    /// The value, if it is a whole number.
+    pub(crate) fn whole_number(&self) -> Option<u32> {
+        let Value::Is(tokens) = &self.value else {
+            return None;
+        };
+        let number: syn::LitInt = syn::parse2(tokens.clone()).ok()?;
+        number.base10_parse().ok()
+    }
+
     /// Where a complaint about the value points.
     pub(crate) fn value_tokens(&self) -> TokenStream {
         match &self.value {

@@ -230,7 +230,8 @@ impl Reader<'_> {
 
     fn unknown(&mut self, key: &str, entry: &Entry, own: &[&'static str]) {
         let known = || own.iter().chain(&BOTH).copied();
-        let message = if let Some(hint) = advice(key, self.side, self.function) {
+        let number = entry.whole_number();
+        let message = if let Some(hint) = advice(key, self.side, self.function, number) {
             hint
         } else if let Some(meant) = nearest(key, known()) {
             self.names_source |= meant == self.side.source();

@@ -104,7 +104,7 @@ pub mod testing;
 /// | `waiting = n` | how many may wait in hand beyond those |
 /// | `lanes = n` | how many tasks serve the tube |
 /// | `timeout = ".."`, `timeout = none` | how long one run may take |
-/// | `retry(max = n, backoff = "1s..10m")`, `retry = none` | how often and after which waits a failed task runs again |
+/// | `retry(max = n, backoff = "1s..10m")`, `retry = none` | how often a failed task runs again; each wait is drawn from zero to a bound, which doubles from the first to the last of these |
 /// | `undecodable = dead_letter`, `skip`, `retry` | what becomes of a payload that does not decode |
 /// | `batch = n`, `linger = ".."` | the largest batch, and how long one that is not full waits |
 /// | `max_late = ".."` | a task met later than this goes to the dead letters |
@@ -206,6 +206,7 @@ pub use go_queue_macros::kq_handler;
 /// What programs with handlers need: `use go_queue::prelude::*;`.
 pub mod prelude {
     pub use crate::app::{App, Exit};
+    pub use crate::engine::{EngineError, PublishError, Rescheduled, Revoked, TaskId};
     pub use crate::handler::extract::{
         Cancel, Headers, Key, Meta, Offset, Partition, State, Timestamp,
     };

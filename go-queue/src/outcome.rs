@@ -227,7 +227,7 @@ impl fmt::Display for Chain<'_> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be returned from a handler",
     label = "not a handler's return type",
-    note = "a handler returns `()`, `Outcome`, `Vec<Outcome>` (batches), or `Result<(), E>` / `Result<Outcome, E>` with an `E` that displays"
+    note = "a handler returns `()`, `Outcome`, `Vec<Outcome>` (batches), or `Result<(), E>` / `Result<Outcome, E>` with an `E` that displays: `#[derive(thiserror::Error)]` on it, or `impl std::fmt::Display`"
 )]
 pub trait IntoOutcome {
     /// Says what the handler meant.

@@ -224,3 +224,28 @@ fn a_text_without_quotes_is_told_how_to_be_one() {
         .with(2)
         .says(&["write its quotes"]);
 }
+
+#[test]
+fn who_sends_is_told_where_it_goes_and_whether_somebody_serves_it_there() {
+    let site = Site::new();
+    let ended = site.run(&["send", "job", "1"]).with(0);
+    assert_eq!(ended.out.lines().count(), 1, "the id alone: {}", ended.out);
+    let file = site.path("data/app-worker.db");
+    ended.says(&[
+        "sent to tube `job",
+        &format!("on sqlite {}: a new file", file.display()),
+    ]);
+    let again = site.run(&["send", "job", "2"]).with(0);
+    again.says(&["on sqlite "]);
+    assert!(!again.err.contains("new file"), "{}", again.err);
+    site.write("config.yaml", "handlers: { job: { enabled: false } }\n");
+    site.run(&["send", "job", "3"])
+        .with(0)
+        .says(&["`job` is switched off here"]);
+}
+
+#[test]
+fn the_version_is_that_of_the_library() {
+    let ended = Site::new().run(&["--version"]).with(0);
+    assert_eq!(ended.out, "worker (go-queue 0.1.0)\n");
+}

@@ -34,18 +34,21 @@ pub(super) fn foreign(side: Side, key: &str) -> String {
 }
 
 /// For names that people bring along from elsewhere.
-pub(super) fn advice(key: &str, side: Side, function: &str) -> Option<String> {
+///
+/// `number` is the value, where it is a whole number.
+pub(super) fn advice(key: &str, side: Side, function: &str, number: Option<u32>) -> Option<String> {
     let source = side.source();
+    let or = |usual: u32| number.unwrap_or(usual);
     Some(match key {
         "queue" => format!("unknown option `queue`: did you mean `{source}`?"),
         "retries" | "max_retries" | "retry_max" | "attempts" | "max_attempts" => {
-            format!("unknown option `{key}`: write `retry(max = 8)`")
+            format!("unknown option `{key}`: write `retry(max = {})`", or(8))
         }
         "backoff" => {
             "`backoff` is a part of `retry`: write `retry(backoff = \"1s..10m\")`".to_owned()
         }
         "workers" | "processors" | "consumers" | "conns" | "parallelism" | "threads" => {
-            format!("unknown option `{key}`: write `concurrency = 64`")
+            format!("unknown option `{key}`: write `concurrency = {}`", or(64))
         }
         "ttr" => "unknown option `ttr`: did you mean `lease`?".to_owned(),
         "delay" | "at" if side == Side::Dq => format!(

@@ -106,6 +106,7 @@ fn command_line(names: Vec<&'static str>) -> Clap {
         .help("Stop when nothing is left for this process to do, and nothing is due within HORIZON (10s)");
     Clap::new("worker")
         .about("A go-queue worker: runs its handlers, and answers questions about them")
+        .version(concat!("(go-queue ", env!("CARGO_PKG_VERSION"), ")"))
         .after_help(AFTER)
         .disable_help_subcommand(true)
         .arg(

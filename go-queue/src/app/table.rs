@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use crate::config::EngineKind;
+use crate::config::{Config, EngineKind};
 use crate::handler::HandlerDef;
 use crate::outcome::ErrorCase;
 
@@ -19,7 +19,7 @@ pub(super) fn render(plan: &AppPlan) -> String {
                 "{}  {}  on {}\n    {}  {}",
                 def.name,
                 source(subscription),
-                engine(plan, subscription),
+                engine(&plan.config, subscription.engine),
                 def.location,
                 def.path(),
             );
@@ -70,7 +70,7 @@ pub(super) fn json(plan: &AppPlan) -> String {
                 .as_ref()
                 .map(crate::name::Name::as_str)
                 .into();
-            object["engine"] = engine(plan, subscription).into();
+            object["engine"] = engine(&plan.config, subscription.engine).into();
             object["options"] = options.into();
             all.push(object);
         }
@@ -119,7 +119,7 @@ pub(super) fn log(plan: &AppPlan) {
         tracing::info!(
             handler = %subscription.about.handler,
             source = %source(subscription),
-            engine = %engine(plan, subscription),
+            engine = %engine(&plan.config, subscription.engine),
             concurrency = settings.concurrency.value,
             "serving"
         );
@@ -136,16 +136,17 @@ fn source(subscription: &SubscriptionPlan) -> String {
     }
 }
 
-fn engine(plan: &AppPlan, subscription: &SubscriptionPlan) -> String {
-    match subscription.engine {
+/// An engine with what it stands on: a file, or servers.
+pub(super) fn engine(config: &Config, key: EngineKey) -> String {
+    match key {
         EngineKey::Kind(EngineKind::Sqlite) => {
-            let path = plan.config.sqlite_path();
+            let path = config.sqlite_path();
             // The file need not be there yet.
             let absolute: PathBuf = std::path::absolute(&path).unwrap_or(path);
             format!("sqlite {}", absolute.display())
         }
         EngineKey::Kind(EngineKind::Beanstalkd) => {
-            let dq = &plan.config.dq;
+            let dq = &config.dq;
             let nodes: Vec<&str> = dq.beanstalks.iter().map(|node| &*node.value).collect();
             let mut text = format!("beanstalkd {}", nodes.join(","));
             if nodes.len() > 1 {

@@ -154,6 +154,13 @@ impl Not {
         }
     }
 
+    /// There is another remedy.
+    pub(super) fn or(mut self, remedy: &str) -> Self {
+        self.remedy.push_str(", or ");
+        self.remedy.push_str(remedy);
+        self
+    }
+
     /// The value is not shown: it may hold a password.
     pub(super) fn hidden(self) -> Self {
         Self {

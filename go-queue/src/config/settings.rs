@@ -372,7 +372,7 @@ impl Settings {
             wrong("lease", &self.lease.origin, what, "write at least `1s`");
         }
         if matches!(self.timeout.value, Timeout::After(time) if time.is_zero()) {
-            let remedy = "write a time, or `none`";
+            let remedy = "write a time such as `30s`, or `none` to let it run as long as it likes";
             wrong(
                 "timeout",
                 &self.timeout.origin,

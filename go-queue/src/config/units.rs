@@ -59,7 +59,7 @@ pub(super) fn or_none<T>(
     if text.eq_ignore_ascii_case("none") {
         Ok(None)
     } else {
-        read(text).map(Some)
+        read(text).map(Some).map_err(|wrong| wrong.or("`none`"))
     }
 }
 
@@ -161,7 +161,7 @@ pub(super) fn rate(text: &str) -> Result<Rate, Not> {
     if count == 0 || per.is_zero() {
         return Err(Not::new(
             "lets nothing through",
-            "write at least one in some time, or `enabled: false`",
+            "write at least one in some time, `enabled: false` to switch the handler off",
         ));
     }
     Ok(Rate { count, per })

@@ -52,12 +52,22 @@ impl EngineError {
     }
 }
 
+/// What lets a larger message through.
+fn beyond(place: &Place, limit: usize) -> &'static str {
+    match place {
+        Place::Tube(_) if limit == super::MAX_TASK_LEN => {
+            " on every engine; `portable: false` on its tube lets sqlite take larger payloads"
+        }
+        _ => "",
+    }
+}
+
 /// Why a message was not accepted.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
     /// Larger than every engine takes; see the limits in the guide.
-    #[error("a message for {place} has {size} bytes, the limit is {limit}")]
+    #[error("a message for {place} has {size} bytes, the limit is {limit}{}", beyond(place, *limit))]
     TooLarge {
         /// Where it should have gone.
         place: Place,

@@ -327,23 +327,25 @@ impl Pump {
 
     /// One line for each failure. Never the payload.
     fn report(&self, message: &Message, outcome: &Outcome, decision: &Decision) {
-        let error = match outcome {
-            Outcome::Retry { error, .. }
-            | Outcome::Dead { error }
-            | Outcome::Undecodable { error } => &**error,
-            Outcome::Each(_) => "the handler returned several outcomes for one message",
+        let (what, error) = match outcome {
+            Outcome::Retry { error, .. } | Outcome::Dead { error } => ("handler failed", &**error),
+            Outcome::Undecodable { error } => ("payload does not decode", &**error),
+            Outcome::Each(_) => (
+                "handler failed",
+                "the handler returned several outcomes for one message",
+            ),
             Outcome::Done | Outcome::Skip => return,
         };
         let handler = &*self.plan.about.handler;
         let (id, attempt) = (message.id, message.attempt);
         match decision {
             Decision::Settle(How::Retry { after }) | Decision::Backoff(after) => {
-                tracing::warn!(handler, %id, attempt, error, ?after, "handler failed, will run again");
+                tracing::warn!(handler, %id, attempt, error, ?after, "{what}, will run again");
             }
             Decision::Settle(How::Dead { .. }) | Decision::Divert(_) => {
-                tracing::error!(handler, %id, attempt, error, "handler failed, message set aside");
+                tracing::error!(handler, %id, attempt, error, "{what}, message set aside");
             }
-            _ => tracing::warn!(handler, %id, attempt, error, "handler failed, message skipped"),
+            _ => tracing::warn!(handler, %id, attempt, error, "{what}, message skipped"),
         }
     }
 }

@@ -6,8 +6,10 @@ use std::io::{BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::app::plan::EngineKey;
 use crate::app::report::{AppError, Problem};
-use crate::app::{Planned, terminal, wiring};
+use crate::app::{Planned, table, terminal, wiring};
+use crate::config::EngineKind;
 use crate::engine::PublishError;
 use crate::handler::{HandlerDef, Source};
 use crate::message::{Body, Flags, Message};
@@ -51,6 +53,7 @@ pub(in crate::app) async fn send(planned: Planned, asked: SendCommand) -> Result
             Checked::Lines(input, lines)
         }
     };
+    let destination = destination(&planned, def);
     let (producer, opened) = wiring::connect(planned).await?;
     if let Some(engine) = producer.loses_at_exit(def.source.side(), def.source.names()) {
         let problem = Problem::new(format!(
@@ -71,7 +74,29 @@ pub(in crate::app) async fn send(planned: Planned, asked: SendCommand) -> Result
     let closed = opened.close(CLOSE_WITHIN).await;
     let line = sent?;
     terminal::line(&line);
+    terminal::error_line(&destination);
     closed
+}
+
+/// Where it goes, for people: an id does not tell that a file was made in the wrong folder, or that nobody serves the handler here.
+fn destination(planned: &Planned, def: &HandlerDef) -> String {
+    let plan = &planned.plan;
+    let served = plan.subscriptions.iter().find(|subscription| {
+        let mut handlers = subscription.handlers.iter();
+        handlers.any(|handler| std::ptr::eq(*handler, def))
+    });
+    let Some(served) = served else {
+        return format!(
+            "`{}` is switched off here: what was sent waits for a worker that serves it",
+            def.name
+        );
+    };
+    let engine = table::engine(&plan.config, served.engine);
+    let mut text = format!("sent to {} on {engine}", served.place);
+    if served.engine == EngineKey::Kind(EngineKind::Sqlite) && !plan.config.sqlite_path().exists() {
+        text.push_str(": a new file, for workers in this folder or with the same `sqlite.path`");
+    }
+    text
 }
 
 /// Sends one, and says what it has become.

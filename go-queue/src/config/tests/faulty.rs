@@ -80,8 +80,8 @@ name: b
 ",
         "the configuration has 6 problems
   app.yaml:1:36: handlers.charge.concurrency: `0` is out of range; write a whole number from 1 to 1000000
-  app.yaml:1:48: handlers.charge.timeout: `90` is not a duration; the unit is missing, write for example `30s`
-  app.yaml:1:58: handlers.charge.rate: `200` is not a rate; write for example `200/s` or `5/10s`
+  app.yaml:1:48: handlers.charge.timeout: `90` is not a duration; the unit is missing, write for example `30s`, or `none`
+  app.yaml:1:58: handlers.charge.rate: `200` is not a rate; write for example `200/s` or `5/10s`, or `none`
   app.yaml:1:70: handlers.charge.order: `keyy` is not known here; did you mean `key`?
   app.yaml:1:94: handlers.charge.retry.backoff: `10m..1s` ends before it begins; write the shorter wait first, for example `1s..10m`
   app.yaml:1:113: handlers.charge.linger: `-1s` is not a duration; it must not be negative",
@@ -100,9 +100,9 @@ name: b
 ",
         "the configuration has 4 problems
   app.yaml:1:32: handlers.charge.enabled: `maybe` is neither true nor false; write `true` or `false`
-  app.yaml:1:48: handlers.charge.timeout: `1 month` is not a duration; months and years have no fixed length, use days (`d`)
+  app.yaml:1:48: handlers.charge.timeout: `1 month` is not a duration; months and years have no fixed length, use days (`d`), or `none`
   app.yaml:1:64: handlers.charge.lease: `10ms` is too short; write at least `1s`
-  app.yaml:1:80: handlers.charge.max_late: `0s` is too short; write more than `0s`",
+  app.yaml:1:80: handlers.charge.max_late: `0s` is too short; write more than `0s`, or `none`",
     ),
     (
         "handlers:
@@ -227,8 +227,8 @@ kq: { engine: kafka }
 ",
         "the configuration has 3 problems
   app.yaml:1:33: topics.orders.partitions: `0` is out of range; write a whole number from 1 to 10000
-  app.yaml:1:54: topics.orders.retention.age: `forever` is not a duration; write for example `30s`, `1m 30s` or `7d`
-  app.yaml:1:69: topics.orders.retention.size: `0` is not a size; write for example `64MiB` or `1GB`",
+  app.yaml:1:54: topics.orders.retention.age: `forever` is not a duration; write for example `30s`, `1m 30s` or `7d`, or `none`
+  app.yaml:1:69: topics.orders.retention.size: `0` is not a size; write for example `64MiB` or `1GB`, or `none`",
     ),
     (
         "kq: { brokers: [\"a:1\"], protocol: eager, session: 10ms, commit_interval: 0s, memory: 1KB, replication: 0, connect_timeout: 1h }
@@ -347,7 +347,7 @@ log: {level: null}
         "handlers: { charge: { rate: 0/s, priority: 4294967296, timeout: [1], offset: newest, on_retry: park } }
 ",
         "the configuration has 5 problems
-  app.yaml:1:29: handlers.charge.rate: `0/s` lets nothing through; write at least one in some time, or `enabled: false`
+  app.yaml:1:29: handlers.charge.rate: `0/s` lets nothing through; write at least one in some time, `enabled: false` to switch the handler off, or `none`
   app.yaml:1:44: handlers.charge.priority: `4294967296` is out of range; write a whole number from 0 to 4294967295
   app.yaml:1:65: handlers.charge.timeout: a list where one value is expected
   app.yaml:1:78: handlers.charge.offset: `newest` is not known here; write `first` or `last`

@@ -141,12 +141,17 @@ impl Writer {
         };
         match self.small(|tx, _| Instance::bury(tx, &gone)) {
             Ok(returned) => {
-                tracing::info!(returned, "took back what a dead process had in hand");
+                if returned > 0 {
+                    tracing::info!(
+                        returned,
+                        "took back what processes had in hand that have died, or have not renewed their leases"
+                    );
+                }
                 self.instance.remove_files(&gone);
                 self.foreign = true;
             }
             Err(failure) => {
-                tracing::warn!(why = %failure.why(), "could not take back what a dead process had in hand");
+                tracing::warn!(why = %failure.why(), "could not take back what processes had in hand that are gone");
             }
         }
     }
