@@ -255,7 +255,7 @@ fn redis_rows(rows: &mut Rows, redis: &RedisConfig) {
     row(
         rows,
         "dq.redis.type",
-        word(super::tasks::REDIS_KINDS, &redis.kind()),
+        word(super::redis::REDIS_KINDS, &redis.kind()),
     );
     given(rows, "dq.redis.master", redis.master.as_ref());
     given(rows, "dq.redis.sentinel_user", redis.sentinel_user.as_ref());

@@ -17,6 +17,7 @@ mod go;
 mod handlers;
 mod places;
 mod process;
+mod redis;
 mod schema;
 mod set;
 mod settings;
@@ -46,6 +47,10 @@ pub use process::{
     AdminConfig, DEFAULT_DRAIN, DEFAULT_SHUTDOWN_DEADLINE, Durability, LogConfig, LogFormat,
     LogLevel, ShutdownConfig, SqliteConfig,
 };
+pub use redis::{
+    DEFAULT_REDIS_CONNECT_TIMEOUT, DEFAULT_REDIS_LEASE, DEFAULT_REDIS_PREFIX,
+    DEFAULT_REDIS_TIMEOUT, RedisConfig, RedisKind,
+};
 pub use schema::json_schema;
 pub use settings::{
     DEFAULT_BACKOFF, DEFAULT_BATCH, DEFAULT_DQ_CONCURRENCY, DEFAULT_KQ_CONCURRENCY,
@@ -54,9 +59,7 @@ pub use settings::{
 };
 pub use tasks::{
     AtStart, DEFAULT_CONNECT_TIMEOUT, DEFAULT_DEADLINE, DEFAULT_DEDUP_KEEP, DEFAULT_JOB_LEASE,
-    DEFAULT_REDIS_CONNECT_TIMEOUT, DEFAULT_REDIS_LEASE, DEFAULT_REDIS_PREFIX,
-    DEFAULT_REDIS_TIMEOUT, DEFAULT_REPLICAS, DEFAULT_WRITE_QUORUM, DedupConfig, DedupStore,
-    DqConfig, OnOutage, RedisConfig, RedisKind,
+    DEFAULT_REPLICAS, DEFAULT_WRITE_QUORUM, DedupConfig, DedupStore, DqConfig, OnOutage,
 };
 pub use topics::{
     Compression, DEFAULT_BATCH_LEN, DEFAULT_BROKER_TIMEOUT, DEFAULT_COMMIT_INTERVAL, DEFAULT_CONNS,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{GoSection, note, same_servers};
 use crate::config::fields::{Fields, Reader, join, not_empty};
 use crate::config::places::{TubeConfig, Wire};
-use crate::config::tasks::{RedisConfig, RedisKind};
+use crate::config::redis::{RedisConfig, RedisKind};
 use crate::config::units::{endpoint, name};
 use crate::config::yaml::What;
 use crate::config::{Config, Given, HandlerConfig};

@@ -14,8 +14,9 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep};
 
 use super::Shared;
+use super::command::{Command, unsaid};
 use super::link::{Access, Outage, Reading, RedisClock, Reply};
-use super::machine::{Command, Machine, Now, unsaid};
+use super::machine::{Machine, Now};
 use super::wire::Encoder;
 use crate::dedup::{Answer, Ask, Claims};
 

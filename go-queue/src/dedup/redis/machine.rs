@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::command::{Asker, Command, End, Step};
 use super::link::Reply;
 use super::value::{Claimed, claimed, owner};
 use crate::dedup::{Answer, Ask, AskWhat, Verdict};
@@ -44,60 +45,6 @@ const REMEMBERED: usize = 8192;
 
 /// How many freed claims wait for Redis to come back. Beyond that their leases end by themselves.
 const MOST_FREED: usize = 4096;
-
-/// Who is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Asker {
-    pub(super) ticket: u32,
-    pub(super) round: u32,
-}
-
-/// How a claim ends that is not done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// Free, not before this much time.
-    Wait { after: Duration },
-    /// Free, unless the dead letter is written in time.
-    Dying { within: Duration },
-    /// As if it had never been.
-    Gone,
-}
-
-/// What is asked of Redis.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// Takes what is free, or says what is there.
-    Acquire,
-    /// Takes over what is there, as this start.
-    Take { old: Vec<u8>, attempt: u32 },
-    /// Says that it still runs.
-    Renew { attempt: u32 },
-    /// It is done, whatever is there.
-    Done { asker: Option<Asker> },
-    /// It ended.
-    End {
-        asker: Asker,
-        attempt: u32,
-        end: End,
-    },
-    /// It ended and nobody waits for the answer. Pointless from this time on.
-    Free {
-        attempt: u32,
-        end: End,
-        until: Instant,
-    },
-}
-
-/// One command of one claim.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Command {
-    pub(super) id: Id,
-    /// Makes the owner token; 0 for none.
-    pub(super) seq: u64,
-    pub(super) step: Step,
-    /// The script is sent whole.
-    pub(super) whole: bool,
-}
 
 /// Time by both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -615,35 +562,6 @@ impl Machine {
     }
 }
 
-/// What of a request must be said again although its end is given up: what Redis did not do, because it did not know the script
-/// or did not answer, and what no claim tells of any more.
-pub(super) fn unsaid(commands: Vec<Command>, replies: &[Reply]) -> impl Iterator<Item = Command> {
-    let done = commands.len().min(replies.len());
-    let said: Vec<bool> = replies[..done]
-        .iter()
-        .map(|reply| {
-            matches!(
-                reply,
-                Reply::Nil | Reply::Ok | Reply::Int(_) | Reply::Text(_)
-            )
-        })
-        .collect();
-    commands
-        .into_iter()
-        .enumerate()
-        .filter(move |(at, command)| {
-            let ends = matches!(
-                command.step,
-                Step::Done { .. } | Step::End { .. } | Step::Free { .. }
-            );
-            ends && !said.get(*at).copied().unwrap_or(false)
-        })
-        .map(|(_, command)| Command {
-            whole: true,
-            ..command
-        })
-}
-
 impl Purpose {
     fn end(self, what: &AskWhat) -> End {
         match what {
@@ -700,15 +618,5 @@ impl Claim {
 
     fn tell_twins(self, verdict: Verdict, out: &mut Vec<Answer>) {
         out.extend(self.twins.into_iter().map(|twin| twin.told(verdict)));
-    }
-}
-
-impl Asker {
-    fn told(self, verdict: Verdict) -> Answer {
-        Answer {
-            ticket: self.ticket,
-            round: self.round,
-            verdict,
-        }
     }
 }

@@ -5,6 +5,7 @@
 //! script. Times are those of Redis. Nothing here waits for Redis on the way of a message: a lane's end sends one request for all
 //! asks of a turn and takes the answers when they have come, and while Redis is away asks are answered at once.
 
+mod command;
 mod config;
 mod dead_index;
 mod end;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use redis::{Cmd, Pipeline};
 
+use super::command::{Command, End, Step};
 use super::link::Reading;
-use super::machine::{Command, End, Step};
 use super::value::{Standing, Value, owner};
 use crate::message::Id;
 

@@ -4,6 +4,8 @@
 //! copies are then removed as far as they can be reached. Without a store the copies are all there is: then every node must
 //! answer.
 
+mod find;
+
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,12 +23,10 @@ use crate::dedup::{MarkWhat, Marked, Marks, StoreDown};
 use crate::engine::{BoxFuture, EngineError, Published, Rescheduled, Revoked, TaskId, Tasks};
 use crate::message::{Id, envelope, go_queue};
 use crate::time::WallTime;
+use find::Found;
 
 /// So many tasks are changed at the same time.
 const UNDER_WAY: usize = 64;
-
-/// A copy that changes hands while it is looked at is looked at so often.
-const LOOKS: usize = 3;
 
 /// Changes to tasks of this engine.
 #[derive(Debug)]
@@ -88,48 +88,6 @@ impl From<StoreDown> for Stuck {
 impl From<AskError> for Stuck {
     fn from(error: AskError) -> Self {
         Self::Away(error.to_string())
-    }
-}
-
-/// Where a copy is.
-#[derive(Debug)]
-enum Look {
-    /// There, and in nobody's hands; its body.
-    Waits(Bytes),
-    /// In the hands of a worker, started or not; its body.
-    Held(Bytes),
-    /// Not there, or another task by now.
-    Absent,
-    /// Its node does not say.
-    Silent(AskError),
-}
-
-/// What was found of a task.
-#[derive(Debug, Default)]
-struct Found {
-    /// Copies in nobody's hands.
-    waits: Vec<(Replica, Bytes)>,
-    /// The body of a copy that a worker has.
-    held: Option<Bytes>,
-    /// Copies change hands faster than they can be looked at: workers are at it.
-    restless: bool,
-    /// A node does not say.
-    silent: Option<AskError>,
-}
-
-impl Found {
-    fn is_nothing(&self) -> bool {
-        self.waits.is_empty() && !self.is_in_hand() && self.silent.is_none()
-    }
-
-    fn is_in_hand(&self) -> bool {
-        self.held.is_some() || self.restless
-    }
-
-    /// The task itself.
-    fn body(&self) -> Option<&Bytes> {
-        let waits = self.waits.first().map(|(_, body)| body);
-        waits.or(self.held.as_ref())
     }
 }
 
@@ -469,112 +427,6 @@ impl Shared {
         });
         // A node that does not answer gives them back by itself when the connection ends.
         let _ = self.ask_nodes(asks).await;
-    }
-
-    /// Looks for the copies that a token names.
-    async fn find(&self, task: &TaskId, place: Option<&str>) -> Found {
-        let mut found = Found::default();
-        let mut left: Vec<Replica> = place.map_or_else(Vec::new, |place| self.copies_in(place));
-        for _ in 0..LOOKS {
-            let mut again = Vec::new();
-            let looks = self.look(task, &left).await;
-            for (copy, look) in left.into_iter().zip(looks) {
-                match look {
-                    Some(Look::Waits(body)) => found.waits.push((copy, body)),
-                    Some(Look::Held(body)) => found.held = Some(body),
-                    Some(Look::Absent) => {}
-                    Some(Look::Silent(error)) => found.silent = Some(error),
-                    None => again.push(copy),
-                }
-            }
-            left = again;
-            if left.is_empty() {
-                return found;
-            }
-        }
-        found.restless = true;
-        found
-    }
-
-    /// Looks once. `None`: the copy changed hands between the two questions.
-    async fn look(&self, task: &TaskId, copies: &[Replica]) -> Vec<Option<Look>> {
-        let asks = copies.iter().flat_map(|copy| {
-            [
-                (copy.node, Ask::Peek(copy.job)),
-                (copy.node, Ask::StatsJob(copy.job)),
-            ]
-        });
-        let mut answers = self.ask_nodes(asks).await.into_iter();
-        copies
-            .iter()
-            .map(|_| {
-                let both = (answers.next(), answers.next());
-                let (Some(Ok(shown)), Some(Ok(stats))) = both else {
-                    let error = match both {
-                        (Some(Err(error)), _) | (_, Some(Err(error))) => error,
-                        _ => AskError::Closed,
-                    };
-                    return Some(Look::Silent(error));
-                };
-                match (shown, stats) {
-                    // Ids begin anew when a node is started without its binlog: it may be another task by now.
-                    (Answer::Found { body, .. }, _) if !self.is_of(task, &body) => {
-                        Some(Look::Absent)
-                    }
-                    (Answer::Found { body, .. }, Answer::Stats(stats)) => {
-                        match stat(&stats, "state") {
-                            Some("reserved") => Some(Look::Held(body)),
-                            _ => Some(Look::Waits(body)),
-                        }
-                    }
-                    (Answer::Found { .. }, _) => None,
-                    _ => Some(Look::Absent),
-                }
-            })
-            .collect()
-    }
-
-    /// Removes the copies that are in nobody's hands.
-    async fn remove(&self, found: &Found) -> Vec<Result<bool, AskError>> {
-        let copies: Vec<Replica> = found.waits.iter().map(|(copy, _)| *copy).collect();
-        self.delete(&copies).await
-    }
-
-    /// The copies that a token names, as far as their nodes are still configured.
-    fn copies_in(&self, place: &str) -> Vec<Replica> {
-        place
-            .split(',')
-            .filter_map(|part| {
-                // `endpoint/job` or, as the Go library writes it, `endpoint/tube/job`.
-                let (endpoint, rest) = part.split_once('/')?;
-                let job = rest.rsplit('/').next()?.parse().ok()?;
-                let node = self
-                    .nodes
-                    .iter()
-                    .find(|node| **node.endpoint() == *endpoint)?;
-                Some(Replica {
-                    node: node.index(),
-                    job,
-                })
-            })
-            .collect()
-    }
-
-    fn is_of(&self, task: &TaskId, body: &Bytes) -> bool {
-        if self.config.tube(task.tube()).wire.is_go_queue() {
-            go_queue::id(body) == task.id()
-        } else {
-            envelope::open(body.clone()).is_ok_and(|opened| opened.message.id == task.id())
-        }
-    }
-
-    fn due_of(&self, task: &TaskId, body: &Bytes) -> Option<WallTime> {
-        if self.config.tube(task.tube()).wire.is_go_queue() {
-            go_queue::unwrap(body).ok().map(|(due, _)| due)
-        } else {
-            let opened = envelope::open(body.clone()).ok()?;
-            Some(opened.message.due)
-        }
     }
 
     async fn marked(

@@ -7,8 +7,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
+use super::super::command::{Command, End, Step};
 use super::super::link::Reply;
-use super::super::machine::{Command, End, Machine, Now, Purpose, Step};
+use super::super::machine::{Machine, Now, Purpose};
 use super::super::value::{Standing, Value, owner};
 use super::super::wire::millis;
 use super::ask;
