@@ -30,7 +30,8 @@ pub trait Claims: Send {
     ) -> Poll<()>;
 }
 
-/// A question to the store. Each but `Abandon` is answered once, unless the store end is dropped.
+/// A question to the store. Each but `Abandon` is answered once, unless the store end is dropped; a granted `Claim` may be taken back
+/// by [`Verdict::Lost`].
 #[derive(Clone, Debug)]
 pub struct Ask {
     /// The pump's entry.
@@ -90,6 +91,7 @@ pub enum Verdict {
     Stored,
     /// The store cannot be reached; ask again after this time.
     Down(Duration),
-    /// To `Confirm`, `Retry` and `Dead`: the claim had expired and is somebody else's.
+    /// To `Confirm`, `Retry` and `Dead`: the claim had expired and is somebody else's. Unasked, to a `Claim` that was answered
+    /// `Fresh`, as soon as the store end learns it: what has not started must not.
     Lost,
 }

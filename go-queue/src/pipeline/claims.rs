@@ -20,7 +20,8 @@ impl Pump {
         let more = claims.turn(cx, &mut self.asks, &mut self.answers);
         let answered = !self.answers.is_empty();
         let mut answers = std::mem::take(&mut self.answers);
-        for answer in answers.drain(..) {
+        // Work is taken from the end, and who asked first starts first.
+        for answer in answers.drain(..).rev() {
             self.take_answer(&answer);
         }
         self.answers = answers;
@@ -150,6 +151,8 @@ impl Pump {
                     self.wait_for(ticket, Stage::Held, after);
                 }
             }
+            // Somebody else has it, so it waits for a place in vain.
+            (Stage::Ready, Verdict::Lost) => self.hand_back(ticket),
             (Stage::Confirming, Verdict::Stored | Verdict::Lost) => {
                 let entry = &mut self.table[ticket];
                 entry.asks = entry.asks.saturating_sub(1);

@@ -71,8 +71,8 @@ enum Phase {
     Asking(Asker),
     /// It runs elsewhere; Redis is asked again in a moment.
     Looking(Asker),
-    /// Ours.
-    Held,
+    /// Ours; who has been told so.
+    Held(Asker),
     /// Redis is told how it ended.
     Ending,
     /// Asked, and the answer was lost, or what it ended with was.
@@ -201,9 +201,12 @@ impl Machine {
 
     /// A claim that was granted, or may have been.
     fn ours(&mut self, id: Id) -> Option<&mut Claim> {
-        self.claims
-            .get_mut(&id)
-            .filter(|claim| matches!(claim.phase, Phase::Held | Phase::Ending | Phase::Unsure(_)))
+        self.claims.get_mut(&id).filter(|claim| {
+            matches!(
+                claim.phase,
+                Phase::Held(_) | Phase::Ending | Phase::Unsure(_)
+            )
+        })
     }
 
     fn claim(&mut self, id: Id, asker: Asker, now: Instant, out: &mut Vec<Answer>) {
@@ -281,10 +284,12 @@ impl Machine {
             Step::Renew { .. } => {
                 if known
                     && matches!(reply, Reply::Text(_))
-                    && self.claims[&id].phase == Phase::Held
+                    && let Phase::Held(asker) = self.claims[&id].phase
                     && let Some(claim) = self.claims.remove(&id)
                 {
-                    // Somebody took it over: we were silent for too long. What was run is still told when it is done.
+                    // Somebody took it over: we were silent for too long. What has not started must not. What was run is still told
+                    // when it is done.
+                    out.push(asker.told(Verdict::Lost));
                     claim.tell_twins(Verdict::Busy(AWAY.0), out);
                 }
             }
@@ -327,7 +332,7 @@ impl Machine {
         let Phase::Asking(asker) = claim.phase else {
             return;
         };
-        claim.phase = Phase::Held;
+        claim.phase = Phase::Held(asker);
         claim.attempt = attempt;
         claim.since = now;
         out.push(asker.told(Verdict::Fresh { attempt }));
@@ -492,7 +497,7 @@ impl Machine {
         } = self;
         claims.retain(|id, claim| {
             let step = match claim.phase {
-                Phase::Held => Step::Renew {
+                Phase::Held(_) => Step::Renew {
                     attempt: claim.attempt,
                 },
                 Phase::Unsure(since) if now.saturating_duration_since(since) >= UNSURE => {
@@ -576,7 +581,7 @@ impl Purpose {
         let end = match (claim.phase, &claim.last) {
             (_, Some(AskWhat::Confirm)) => return Step::Done { asker: None },
             (_, Some(what)) => self.end(what),
-            (Phase::Held, None) => End::Wait {
+            (Phase::Held(_), None) => End::Wait {
                 after: Duration::ZERO,
             },
             (_, None) => return self.unstarted(claim, now),

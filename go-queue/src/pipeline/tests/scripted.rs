@@ -104,6 +104,26 @@ async fn claims_travel_in_slices_and_known_messages_are_acked_without_a_run() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_granted_in_one_turn_starts_in_the_order_in_which_it_came() {
+    let end = FakeEnd::default();
+    end.add((0..100).map(|n| delivery(1, n, 0)));
+    let (claims, _, _) = scribe(|ask| match ask.what {
+        AskWhat::Claim => Some(Verdict::Fresh { attempt: 1 }),
+        _ => Some(Verdict::Stored),
+    });
+    let script: Script = Arc::new(|_| Box::pin(async { Outcome::Done }));
+    let mut plan = plan(TASKS, script);
+    plan.concurrency = 1;
+    plan.waiting = 100;
+    let lane = Lane::over(plan, Box::new(end.clone()), Some(claims));
+    lane.until("all done", |status| status.counts().done == 100)
+        .await;
+    lane.stop().await;
+    let order: Vec<u64> = end.settled().iter().map(|s| s.receipt.token).collect();
+    assert_eq!(order, (0..100).collect::<Vec<u64>>());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_is_down_delays_and_never_drops() {
     let end = FakeEnd::default();
     end.add((0..20).map(|n| delivery(1, n, n % 3)));
@@ -134,6 +154,86 @@ async fn a_store_that_is_down_delays_and_never_drops() {
             .expect("unpoisoned")
             .iter()
             .all(|(_, what)| *what != AskWhat::Abandon)
+    );
+}
+
+/// Grants everything. When one is done, somebody else has taken over the message with id 2.
+#[derive(Default)]
+struct TakenOver {
+    lost: Option<(u32, u32)>,
+}
+
+impl Claims for TakenOver {
+    fn turn(
+        &mut self,
+        _: &mut TaskContext<'_>,
+        asks: &mut Vec<Ask>,
+        answers: &mut Vec<Answer>,
+    ) -> Poll<()> {
+        if asks.is_empty() {
+            return Poll::Pending;
+        }
+        for ask in asks.drain(..) {
+            let mut tell = |(ticket, round), verdict| {
+                answers.push(Answer {
+                    ticket,
+                    round,
+                    verdict,
+                });
+            };
+            let asker = (ask.ticket, ask.round);
+            match ask.what {
+                AskWhat::Claim => {
+                    if ask.id.0 == 2 {
+                        self.lost = Some(asker);
+                    }
+                    tell(asker, Verdict::Fresh { attempt: 1 });
+                }
+                AskWhat::Confirm => {
+                    tell(asker, Verdict::Stored);
+                    if let Some(lost) = self.lost.take() {
+                        tell(lost, Verdict::Lost);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_whose_claim_was_taken_over_while_it_waited_for_a_place_does_not_start() {
+    let go = Arc::new(tokio::sync::Semaphore::new(0));
+    let end = FakeEnd::default();
+    end.add((0..3).map(|n| delivery(1, n, 0)));
+    let mut plan = plan(TASKS, gate(&go));
+    plan.concurrency = 1;
+    plan.waiting = 2;
+    let lane = Lane::over(
+        plan,
+        Box::new(end.clone()),
+        Some(Box::new(TakenOver::default())),
+    );
+    lane.until("three in hand", |status| {
+        status.in_hand() == 3 && status.running() == 1
+    })
+    .await;
+    go.add_permits(1);
+    lane.until("one has gone back", |status| {
+        status.counts().released == 1 && status.in_hand() == 1
+    })
+    .await;
+    go.add_permits(1);
+    lane.until("the others are done", |status| status.counts().done == 2)
+        .await;
+    assert_eq!(lane.status.counts().started, 2);
+    lane.stop().await;
+    let settled = end.settled();
+    let lost = settled.iter().find(|settled| settled.receipt.token == 2);
+    assert!(
+        matches!(lost.expect("settled").how, How::Release { .. }),
+        "{settled:?}"
     );
 }
 

@@ -130,6 +130,8 @@ struct Subject {
     nonce: Arc<str>,
     /// Tickets that wait for an answer, and for what.
     asked: HashMap<u32, (Id, AskWhat)>,
+    /// Tickets of claims that were granted: such a one may be taken back once.
+    granted: HashSet<u32>,
     /// Runs that were allowed and have not ended.
     runs: Vec<Id>,
     next: u32,
@@ -160,6 +162,7 @@ impl World {
                     machine: Machine::new(purpose, Arc::clone(&nonce)),
                     nonce,
                     asked: HashMap::new(),
+                    granted: HashSet::new(),
                     runs: Vec::new(),
                     next: 0,
                 }
@@ -272,6 +275,12 @@ impl World {
         for answer in answers {
             let asked = self.ends[end].asked.remove(&answer.ticket);
             let Some((id, what)) = asked else {
+                if answer.verdict == Verdict::Lost
+                    && !self.clean
+                    && self.ends[end].granted.remove(&answer.ticket)
+                {
+                    continue;
+                }
                 return Err(TestCaseError::fail(format!("answered twice: {answer:?}")));
             };
             match (&what, answer.verdict) {
@@ -289,6 +298,7 @@ impl World {
                         *self.starts.entry(id).or_default() += 1;
                     }
                     self.ends[end].runs.push(id);
+                    self.ends[end].granted.insert(answer.ticket);
                 }
                 (AskWhat::Claim, Verdict::Done) => {
                     prop_assert!(self.done.contains(&id), "{id} was never done: it is lost");
