@@ -371,13 +371,16 @@ impl Machine {
             // Others are always faster: there is no hurry.
             Claimed::Take { .. } => Verdict::Busy(AWAY.0),
             Claimed::Done => Verdict::Done,
-            Claimed::Running { .. } if let Some(look) = look => {
-                claim.looks += 1;
-                claim.phase = Phase::Looking(asker);
-                self.looks.push(Reverse((now.at + look, id, seq)));
-                return;
+            Claimed::Running { rest } => {
+                if let Some(look) = look {
+                    claim.looks += 1;
+                    claim.phase = Phase::Looking(asker);
+                    self.looks.push(Reverse((now.at + look, id, seq)));
+                    return;
+                }
+                Verdict::Busy(rest)
             }
-            Claimed::Running { rest } | Claimed::Wait { rest } => Verdict::Busy(rest),
+            Claimed::Wait { rest } => Verdict::Busy(rest),
         };
         if let Some(claim) = self.claims.remove(&id) {
             out.push(asker.told(verdict));

@@ -192,6 +192,7 @@ pub(super) fn open(path: &Path, quota: Option<u64>) -> Result<Opened, EngineErro
 
     let mut size = std::fs::metadata(path).map_or(0, |m| m.len());
     if size == 0 {
+        not_over_a_log(path)?;
         // The mode before the first byte.
         drop(host::private_file(path).map_err(|e| io("the file cannot be made", e))?);
         size = 0;
@@ -259,6 +260,23 @@ pub(super) fn open(path: &Path, quota: Option<u64>) -> Result<Opened, EngineErro
         store,
         quota,
     })
+}
+
+/// SQLite empties the log that lies beside a database that begins. What was accepted last by whoever had the file that was here may stand
+/// in it alone.
+fn not_over_a_log(path: &Path) -> Result<(), EngineError> {
+    let log = beside(path, "-wal");
+    if !log.exists() {
+        return Ok(());
+    }
+    let (log, index) = (log.display(), beside(path, "-shm"));
+    Err(unusable(
+        path,
+        format!(
+            "its log {log} is there without it: the file was moved or deleted while it was in use, and the log has what was accepted last; put the file back, or, if that is to be lost, end all programs that use it and delete {log} and {}",
+            index.display()
+        ),
+    ))
 }
 
 /// A path that begins as another: `x.db` → `x.db-open`.

@@ -74,3 +74,25 @@ async fn a_quota_without_room_to_work_is_refused_with_the_least() {
     let engine = Sqlite::open(least, Clock::system()).await.expect("opens");
     send_all(&engine, vec![task(b"x")]).await;
 }
+
+#[tokio::test]
+async fn a_file_that_was_moved_while_it_is_in_use_is_not_made_anew_over_its_log() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let engine = open(folder.path()).await;
+    send_all(&engine, (0..20).map(|_| task(b"x")).collect()).await;
+    let (path, aside) = (folder.path().join("q.db"), folder.path().join("moved.db"));
+    std::fs::rename(&path, &aside).expect("moved");
+    // What was accepted last stands in the log only, and SQLite empties the log of a database that begins.
+    let again = Sqlite::open(config(folder.path()), Clock::system()).await;
+    let why = again.expect_err("the log is of another file").to_string();
+    assert!(
+        why.contains("was moved or deleted") && why.contains("q.db-wal"),
+        "{why}"
+    );
+    assert!(!path.exists(), "nothing was made");
+    engine.close().await.expect("closes");
+    std::fs::rename(&aside, &path).expect("moved back");
+    let engine = open(folder.path()).await;
+    let mut hand = Hand::tube(&engine).await;
+    assert_eq!(hand.take(20).await.len(), 20);
+}
