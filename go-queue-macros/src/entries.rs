@@ -29,6 +29,13 @@ impl Entry {
         matches!((tokens.next(), tokens.next()), (Some(TokenTree::Ident(one)), None) if one == word)
     }
 
+    pub(crate) fn is_text(&self, text: &str) -> bool {
+        let Value::Is(tokens) = &self.value else {
+            return false;
+        };
+        syn::parse2::<syn::LitStr>(tokens.clone()).is_ok_and(|literal| literal.value() == text)
+    }
+
     /// The value, if it is a whole number.
     pub(crate) fn whole_number(&self) -> Option<u32> {
         let Value::Is(tokens) = &self.value else {

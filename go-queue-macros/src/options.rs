@@ -372,7 +372,10 @@ impl Reader<'_> {
     fn timeout(&mut self, entry: &Entry) {
         let krate = self.options.krate.clone();
         let timeout = quote!(#krate::handler::options::Timeout);
-        if entry.is_word("none") {
+        if entry.is_text("none") {
+            let text = "write `timeout = none`, without quotes";
+            self.problems.at(entry.value_tokens(), text);
+        } else if entry.is_word("none") {
             self.set("timeout", &quote!(#timeout::None));
         } else if let Some(time) = self.duration(entry, "30s") {
             if time.is_zero() {

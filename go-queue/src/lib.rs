@@ -84,7 +84,7 @@ pub mod testing;
 ///
 /// # The function
 /// The first parameter is the payload: a type with `Deserialize` (JSON), [`Text`], [`Raw`], or `_: ()`. It may borrow from the
-/// message (`Order<'_>`). `Vec<T>` makes a batch. Every other parameter is an extractor: [`State`], [`Meta`], [`Key`],
+/// message (`Order<'_>`); a text that may have escapes is a `Cow<str>` with `#[serde(borrow)]`, because a `&str` refuses them. `Vec<T>` makes a batch. Every other parameter is an extractor: [`State`], [`Meta`], [`Key`],
 /// [`Headers`], [`Cancel`], [`Producer`], or your own [`FromContext`]. It returns `()`, [`Outcome`], `Vec<Outcome>` (batches),
 /// or `Result` of these with an error that displays. An `Err` means: again later. An error with
 /// [`#[derive(Outcome)]`](derive@outcome::Outcome) says more.

@@ -174,7 +174,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     };
     let trimmed = text.trim();
     if trimmed.starts_with('-') {
-        return Err(fail("it must not be negative"));
+        return Err(fail("write a time that is not negative"));
     }
     if trimmed.bytes().all(|b| b.is_ascii_digit()) {
         return Err(fail(if trimmed.is_empty() {
@@ -198,7 +198,13 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
             ));
         }
     }
-    humantime::parse_duration(trimmed).map_err(|error| fail(&error.to_string()))
+    humantime::parse_duration(trimmed).map_err(|error| match error {
+        // Its own text offers months and years.
+        humantime::DurationError::UnknownUnit { unit, .. } => fail(&format!(
+            "there is no unit `{unit}`, there are ns, us, ms, s, m, h, d and w"
+        )),
+        error => fail(&error.to_string()),
+    })
 }
 
 /// Writes a duration the way [`parse_duration`] reads it.

@@ -119,7 +119,7 @@ fn a_file_with_a_faulty_line_is_refused_as_a_whole() {
     site.write("jobs.jsonl", "1\n\"two\"\n3\n-4\n");
     let refused = site.run(&["send", "job", "--file", "jobs.jsonl"]).with(2);
     refused.says(&[
-        "2 of 4 lines do not decode as `u32`: nothing was sent",
+        "2 of 4 payloads do not decode as `u32`: nothing was sent",
         "jobs.jsonl:2:",
         "jobs.jsonl:4:",
     ]);
@@ -183,7 +183,7 @@ fn what_can_be_read_only_once_is_sent_whole() {
             .says(&["3 messages sent to `job`"]);
         piped(&site, &args, "1\nx\n")
             .with(2)
-            .says(&["1 of 2 lines do not decode"]);
+            .says(&["1 of 2 payloads do not decode"]);
         piped(&site, &args, "").with(2).says(&["has no payload"]);
     }
     site.run(&["run", "--until-idle=100ms"]).with(0);
@@ -223,6 +223,14 @@ fn a_text_without_quotes_is_told_how_to_be_one() {
     site.run(&["send", "fail", "eve"])
         .with(2)
         .says(&["write its quotes"]);
+    site.write("names.txt", "\"ada\"\neve\n");
+    site.run(&["send", "fail", "--file", "names.txt"])
+        .with(2)
+        .says(&["names.txt:2: ", "at column 1; a text is JSON too"]);
+    site.write("names.txt", "\u{feff}\"ada\"\n");
+    site.run(&["send", "fail", "--file", "names.txt"])
+        .with(2)
+        .says(&["names.txt:1: ", "byte order mark"]);
 }
 
 #[test]
@@ -245,7 +253,7 @@ fn who_sends_is_told_where_it_goes_and_whether_somebody_serves_it_there() {
 }
 
 #[test]
-fn the_version_is_that_of_the_library() {
+fn the_version_is_that_of_the_library_under_the_name_of_the_program() {
     let ended = Site::new().run(&["--version"]).with(0);
-    assert_eq!(ended.out, "worker (go-queue 0.1.0)\n");
+    assert_eq!(ended.out, "app-worker (go-queue 0.1.0)\n");
 }

@@ -19,6 +19,7 @@ mod commands;
 mod extractors;
 mod failing;
 mod files;
+mod first_worker;
 mod identity;
 mod kafka;
 mod kafka_security;

@@ -100,7 +100,7 @@ fn handlers_are_listed_for_people_and_for_programs() {
     assert_eq!(job["options"]["timeout"]["origin"], "default");
     assert_eq!(find("audit")["enabled"], false);
     assert_eq!(find("greet")["path"], "app_worker::greet");
-    assert_eq!(all.as_array().unwrap().len(), 4);
+    assert_eq!(all.as_array().unwrap().len(), 5);
 }
 
 #[test]
@@ -173,12 +173,12 @@ fn send_sends_with_every_option_and_refuses_what_is_wrong() {
         .says(&["the payload does not decode as `u32`"]);
     send(&["job", "7", "--delay", "-5s"])
         .with(2)
-        .says(&["must not be negative"]);
+        .says(&["not negative"]);
     send(&["job", "7", "--delay", "soon"])
         .with(2)
         .says(&["is not a duration"]);
     send(&["job", "7", "--delay", "200000d"])
-        .with(1)
+        .with(2)
         .says(&["2262"]);
     send(&["job", "7", "--at", "tomorrow"])
         .with(2)
@@ -188,7 +188,7 @@ fn send_sends_with_every_option_and_refuses_what_is_wrong() {
         .with(2)
         .says(&["a topic has no delay"]);
     send(&["greet", &"x".repeat(70_000)])
-        .with(1)
+        .with(2)
         .says(&["the limit is 65535"]);
     send(&["greet"]).with(2).says(&["PAYLOAD"]);
 
@@ -276,7 +276,7 @@ fn each_ending_has_its_exit_code() {
     mode("no handlers", &["check"]).with(2);
     let without_book = Worker::spawn(site.command(&["run"]).env_remove("APP_BOOK")).wait();
     without_book.with(2).says(&[
-        "4 problems",
+        "5 problems",
         "State<Book>",
         "app_worker::job",
         "app_worker::audit",
@@ -435,6 +435,41 @@ fn signals_that_come_together_are_one() {
     let ended = worker.wait().with(0);
     assert!(!ended.err.contains("second signal: "), "{}", ended.err);
     each_once(&site.book(), 4);
+}
+
+#[test]
+fn a_log_in_json_is_json_to_its_last_line() {
+    let site = Site::new();
+    send_jobs(&site, 1);
+    let mut command = site.command(&[
+        "run",
+        "--set",
+        "log.format=json",
+        "--set",
+        "shutdown.deadline=0s",
+    ]);
+    let worker = Worker::spawn(command.env("APP_PACE", "600000"));
+    site.book_has(1, "begin");
+    worker.signal(Signal::TERM);
+    let ended = worker.wait().with(3);
+    ended.says(&["1 message was still running"]);
+    for line in ended.err.lines() {
+        assert!(
+            serde_json::from_str::<serde_json::Value>(line).is_ok(),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn a_handler_that_never_lets_its_thread_go_cannot_keep_the_process_from_ending() {
+    let site = Site::new();
+    site.run(&["send", "stuck", "null"]).with(0);
+    let worker = site.start(&["run", "--set", "shutdown.deadline=1s"]);
+    site.book_has(1, "stuck");
+    let ended = worker.signal_until_the_end(Signal::TERM);
+    assert_eq!(ended.code, None, "the signal ends it: {}", ended.err);
+    ended.says(&["a handler blocks its thread", "stopped"]);
 }
 
 #[test]

@@ -135,6 +135,20 @@ impl Worker {
         kill_process(pid.expect("a process has an id"), signal).expect("it can be signalled");
     }
 
+    /// Sends this signal again and again until it has ended.
+    pub(crate) fn signal_until_the_end(mut self, signal: Signal) -> Ended {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let child = self.child.as_mut().expect("it runs");
+            if child.try_wait().expect("a child of ours").is_some() {
+                return self.wait();
+            }
+            assert!(Instant::now() < until, "signals do not end it");
+            self.signal(signal);
+            std::thread::sleep(Duration::from_millis(600));
+        }
+    }
+
     /// Waits for its end.
     pub(crate) fn wait(mut self) -> Ended {
         let mut child = self.child.take().expect("it runs");

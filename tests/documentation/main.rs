@@ -118,6 +118,18 @@ fn every_test_that_is_named_exists() {
 }
 
 #[test]
+fn the_test_on_the_first_page_is_one_that_runs() {
+    let page = std::fs::read_to_string(root().join("docs/first-worker.md")).expect("readable");
+    let tested = std::fs::read_to_string(root().join("tests/app/first_worker.rs"));
+    let tested = tested.expect("readable");
+    let (_, code) = tested.split_once("\n\n").expect("a line about it first");
+    assert!(
+        page.contains(code),
+        "the page and tests/app/first_worker.rs differ"
+    );
+}
+
+#[test]
 fn every_file_that_is_linked_exists() {
     let mut count = 0;
     for (path, text) in pages() {

@@ -1,6 +1,6 @@
 //! What can go wrong with an app, and how it is told: every problem of the set-up at once, each with its place and what to do.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::process::{ExitCode, Termination};
 use std::time::Duration;
 
@@ -35,16 +35,6 @@ impl Problem {
         self
     }
 
-    fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for place in &self.places {
-            write!(f, "\n      {place}")?;
-        }
-        match &self.remedy {
-            Some(remedy) => write!(f, "\n      -> {remedy}"),
-            None => Ok(()),
-        }
-    }
-
     /// What to do.
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
@@ -53,15 +43,30 @@ impl Problem {
     }
 }
 
-/// Why an app ended other than cleanly. Its `Debug` is the report, so that `fn main() -> Result<(), AppError>` reads well too.
+impl fmt::Display for Problem {
+    /// What is wrong, and below it where and what to do.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        for place in &self.places {
+            write!(f, "\n      {place}")?;
+        }
+        match &self.remedy {
+            Some(remedy) => write!(f, "\n      -> {remedy}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why an app ended other than cleanly. It displays every problem; its `Debug` is the whole report, with what was behind it, so that
+/// `fn main() -> Result<(), AppError>` reads well too.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum AppError {
     /// The set-up is wrong; nothing was run. Exit code 2.
-    #[error("the app cannot start: {}", counted(.0.len()))]
+    #[error("{}", set_up(.0))]
     Setup(Vec<Problem>),
     /// The command line asks for something that cannot be done; nothing was done. Exit code 2.
-    #[error("the command cannot be run: {}", .0.what)]
+    #[error("the command cannot be run: {0}")]
     Usage(Problem),
     /// Something failed for good while it ran. Exit code 1.
     #[error("the app failed: {what}")]
@@ -82,13 +87,23 @@ pub enum AppError {
     },
 }
 
+fn set_up(problems: &[Problem]) -> String {
+    let mut text = format!("the app cannot start: {}", counted(problems.len()));
+    for (number, problem) in problems.iter().enumerate() {
+        // Writing into a text cannot fail.
+        let _ = write!(text, "\n{:>2}. {problem}", number + 1);
+    }
+    text
+}
+
 fn handed_back_text(count: usize, deadline: Duration) -> String {
     let (messages, were) = if count == 1 {
         ("message", "was")
     } else {
         ("messages", "were")
     };
-    format!("{count} {messages} {were} still running after {deadline:?} and {were} handed back")
+    let after = Duration::from_millis(u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX));
+    format!("{count} {messages} {were} still running after {after:?} and {were} handed back")
 }
 
 fn counted(problems: usize) -> String {
@@ -125,18 +140,7 @@ impl AppError {
 impl fmt::Debug for AppError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Setup(problems) => {
-                write!(f, "{self}")?;
-                for (number, problem) in problems.iter().enumerate() {
-                    write!(f, "\n{:>2}. {}", number + 1, problem.what)?;
-                    problem.details(f)?;
-                }
-                Ok(())
-            }
-            Self::Usage(problem) => {
-                write!(f, "{self}")?;
-                problem.details(f)
-            }
+            Self::Setup(_) | Self::Usage(_) => fmt::Display::fmt(self, f),
             Self::Failed { .. } | Self::Deadline { .. } => fmt::Display::fmt(&Chain(self), f),
         }
     }
@@ -168,10 +172,10 @@ impl Exit {
 }
 
 impl Termination for Exit {
-    /// Writes the report, if there is one, to standard error.
+    /// Writes the report, if there is one, to standard error: as a line of the log if that is JSON there.
     fn report(self) -> ExitCode {
         if let Err(error) = &self.0 {
-            super::terminal::error_line(&format!("{error:?}"));
+            super::terminal::last_words(&format!("{error:?}"));
         }
         ExitCode::from(self.code())
     }
@@ -192,6 +196,8 @@ mod tests {
             "the app cannot start: 2 problems\n 1. two handlers for tube `emails`\n      src/mail.rs:12  app::mail::send\n \
              2. no handler\n      -> add `use my_handlers as _;`"
         );
+        // What others make a report of shows the text of an error, and must not lose the list.
+        assert_eq!(error.to_string(), format!("{error:?}"));
     }
 
     #[test]

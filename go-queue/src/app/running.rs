@@ -213,7 +213,8 @@ impl Running {
             if !self.lanes.is_empty() {
                 tracing::error!(
                     lanes = self.lanes.len(),
-                    "a handler blocks its thread: what it has in hand comes back when the engine is closed"
+                    "a handler blocks its thread: what it has in hand comes back when the engine is closed; the process ends when the handler \
+                     returns, or by one more signal after the stop"
                 );
                 stuck = self.lanes.len();
                 self.lanes.abort_all();

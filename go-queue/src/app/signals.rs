@@ -1,7 +1,12 @@
 //! SIGTERM and SIGINT: the first asks to stop, the second to stop at once.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag::register_conditional_default;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
@@ -16,16 +21,39 @@ pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     last: Option<Instant>,
+    given_back: Arc<AtomicBool>,
+}
+
+/// Gives the signals back to the system's default. tokio keeps them for as long as the process lives, and a handler that blocks its thread
+/// keeps the runtime, so that without this nothing but SIGKILL would end such a process.
+#[derive(Clone, Debug)]
+pub(super) struct GiveBack(Arc<AtomicBool>);
+
+impl GiveBack {
+    /// From here on a signal ends the process.
+    pub(super) fn now(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 impl Signals {
     /// Takes both over from the system's default, which is to die.
     pub(super) fn listen() -> io::Result<Self> {
+        let given_back = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT] {
+            register_conditional_default(signal, Arc::clone(&given_back))?;
+        }
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             last: None,
+            given_back,
         })
+    }
+
+    /// For the time after the stop.
+    pub(super) fn give_back(&self) -> GiveBack {
+        GiveBack(Arc::clone(&self.given_back))
     }
 
     /// Waits for the next of them that means something, and says which.

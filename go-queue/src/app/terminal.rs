@@ -1,6 +1,7 @@
 //! The only file that writes to the terminal.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
 
@@ -14,6 +15,18 @@ pub(super) fn line(text: &str) {
 pub(super) fn error_line(text: &str) {
     let mut out = io::stderr().lock();
     let _ = writeln!(out, "{text}");
+}
+
+/// Whether our log goes to standard error as JSON: what reads it there cannot read anything else.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Why the program ends, to standard error.
+pub(super) fn last_words(text: &str) {
+    if JSON.load(Ordering::Relaxed) {
+        tracing::error!("{text}");
+    } else {
+        error_line(text);
+    }
 }
 
 /// Bytes to standard output as they are.
@@ -103,11 +116,11 @@ pub(super) fn log(config: &LogConfig) {
         LogFormat::Auto => !terminal,
     };
     // Set already: the program's own subscriber wins.
-    let _ = if json {
-        logs.json().try_init()
+    if json {
+        JSON.store(logs.json().try_init().is_ok(), Ordering::Relaxed);
     } else {
-        logs.with_ansi(colours).try_init()
-    };
+        let _ = logs.with_ansi(colours).try_init();
+    }
 }
 
 #[cfg(test)]

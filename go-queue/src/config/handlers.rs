@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fields::{Fields, Reader, join, nearest};
+use super::fields::{Fields, Not, Reader, join, nearest};
 use super::places::free_entries;
 use super::units::{backoff, between, name, or_none, rate, some_time, timeout};
 use super::yaml::{Node, What};
@@ -123,15 +123,17 @@ impl HandlerConfig {
         options.lanes = it.keep("lanes", fields.number(reader, "lanes", 1..=MAX_LANES));
         options.order = it.keep("order", fields.choice(reader, "order", ORDER));
         options.timeout = it.keep("timeout", fields.read(reader, "timeout", timeout));
-        if let Some(node) = fields.raw("retry")
-            && matches!(node.what, What::Scalar(_))
-        {
-            let at = reader.at(node.mark, &join(&fields.path, "retry"));
-            reader.problem(
-                &at,
-                "a text where keys are expected",
-                "write `retry: { max: 0 }` for none, or `retry: { max: 5, backoff: 1s..1m }`",
-            );
+        if let Some(What::Scalar(_)) = fields.raw("retry").map(|node| &node.what) {
+            let none = fields.read(reader, "retry", |text| {
+                if text.eq_ignore_ascii_case("none") {
+                    return Ok(0);
+                }
+                Err(Not::new(
+                    "is not known here",
+                    "write `none`, or `{ max: 5, backoff: 1s..1m }`",
+                ))
+            });
+            options.retry_max = it.keep("retry.max", none);
         } else if let Some(retry) = fields.section(reader, "retry", RETRY) {
             options.retry_max = it.keep("retry.max", retry.number(reader, "max", 0..=u32::MAX));
             options.backoff = it.keep("retry.backoff", retry.read(reader, "backoff", backoff));

@@ -110,6 +110,9 @@ fn section(forms: &BTreeMap<String, Form>, said: &BTreeMap<String, Said>, path: 
                 "type": ["object", "null"],
                 "additionalProperties": { "type": ["string", "number", "boolean"] },
             }),
+            (_, Form::Section | Form::Unknown) if key == "retry" => {
+                json!({ "anyOf": [{ "enum": ["none"] }, section(forms, said, full)] })
+            }
             (_, Form::Section | Form::Unknown) if key == "dedup" => {
                 json!({ "anyOf": [{ "enum": ["off", false, "none"] }, section(forms, said, full)] })
             }

@@ -39,7 +39,42 @@ pub(super) fn apply(reader: &mut Reader, root: &mut Node, one: &str, env: Env<'_
         reader.problem(&at, problem.what, problem.remedy.unwrap_or_default());
     }
     unmark(&mut node);
-    put(root, &steps(path), node);
+    let mut steps = steps(path);
+    if same_key(&steps[0], "handlers")
+        && let Some(name) = steps.get_mut(1)
+        && let Some(known) = entry_of_handler(root, name)
+    {
+        *name = known;
+    }
+    put(root, &steps, node);
+}
+
+/// How the file names the handler that is meant by this name: both may be any end of its path, and they are one entry.
+fn entry_of_handler(root: &Node, name: &str) -> Option<String> {
+    let What::Map(sections) = &root.what else {
+        return None;
+    };
+    let handlers = sections
+        .iter()
+        .find(|entry| same_key(&entry.key, "handlers"))?;
+    let What::Map(entries) = &handlers.value.what else {
+        return None;
+    };
+    let is_end = |long: &str, short: &str| {
+        long.strip_suffix(short)
+            .is_some_and(|before| before.is_empty() || before.ends_with("::"))
+    };
+    if entries.iter().any(|entry| entry.key == name) {
+        return None;
+    }
+    let mut meant = entries
+        .iter()
+        .filter(|entry| is_end(&entry.key, name) || is_end(name, &entry.key));
+    // Of several it is not known here which; whoever matches handlers says so.
+    meant
+        .next()
+        .filter(|_| meant.next().is_none())
+        .map(|entry| entry.key.clone())
 }
 
 /// The keys of a path. Names of tubes and topics may hold dots themselves, so under `tubes` and `topics` only the last keys are

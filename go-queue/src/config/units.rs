@@ -13,14 +13,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, Not> {
     parse_duration(text).map_err(|error| {
         let error = error.to_string();
         // The words of the error may quote the text, and the text may be a secret in the wrong place.
-        let remedy = ["unit is missing", "must not be negative", "use days"]
+        let remedy = ["unit is missing", "not negative", "use days"]
             .iter()
             .find(|known| error.contains(**known))
             .map_or(
                 "write for example `30s`, `1m 30s` or `7d`",
                 |known| match *known {
                     "unit is missing" => "the unit is missing, write for example `30s`",
-                    "must not be negative" => "it must not be negative",
+                    "not negative" => "write a time that is not negative",
                     _ => "months and years have no fixed length, use days (`d`)",
                 },
             );

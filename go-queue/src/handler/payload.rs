@@ -119,8 +119,13 @@ fn type_refuses(said: &str, at: &str) -> String {
         .split(['"', '`', ','])
         .next()
         .unwrap_or_default();
+    let hint = if expected == ", expected a borrowed string" {
+        "; it has escapes, so it cannot be borrowed: take a `String`, or `Cow<str>` with `#[serde(borrow)]`"
+    } else {
+        ""
+    };
     format!(
-        "{}{expected}{at}",
+        "{}{expected}{at}{hint}",
         format_args!("{begin}{kind}").to_string().trim_end()
     )
 }

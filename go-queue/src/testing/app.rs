@@ -396,8 +396,12 @@ impl TestRun {
         }
         assert!(
             open.is_empty(),
-            "{} messages are not done:\n{}",
-            open.len(),
+            "{} not done (what waits for time, a retry or a sleep in a handler, goes on with `advance`):\n{}",
+            if open.len() == 1 {
+                "1 message is".to_owned()
+            } else {
+                format!("{} messages are", open.len())
+            },
             open.join("\n")
         );
     }

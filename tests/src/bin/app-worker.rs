@@ -69,6 +69,15 @@ async fn audit(
     book.write(&format!("event {event} {key}"))
 }
 
+/// Neither awaits nor ends.
+#[dq_handler(tube = "stuck")]
+async fn stuck(_nothing: (), State(book): State<Book>) -> Result<(), std::io::Error> {
+    book.write("stuck")?;
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(60));
+    }
+}
+
 /// Fails with what it was given.
 #[dq_handler(tube = "failures", retry = none)]
 async fn fail(secret: String, State(book): State<Book>) -> Result<(), &'static str> {

@@ -67,7 +67,7 @@ pub(in crate::app) async fn send(planned: Planned, asked: SendCommand) -> Result
     let sent = match what {
         Checked::One(payload) => one(&producer, def, &asked, payload)
             .await
-            .map_err(|error| AppError::failed("the message was not accepted", error)),
+            .map_err(not_accepted),
         Checked::Lines(input, lines) => all(&producer, def, &asked, &input, lines).await,
     };
     // What was accepted is stored, whatever closing says; the first failure is the one to tell.
@@ -123,6 +123,19 @@ async fn one(
                 pushed.id, pushed.partition, pushed.offset
             ))
         }
+    }
+}
+
+/// What can never be accepted is a mistake of who sends; anything else has failed.
+fn not_accepted(error: PublishError) -> AppError {
+    match error {
+        PublishError::TooLarge { .. }
+        | PublishError::DelayOutOfRange { .. }
+        | PublishError::Encode { .. }
+        | PublishError::Name { .. }
+        | PublishError::EmptyId { .. }
+        | PublishError::Header(_) => AppError::Usage(Problem::new(error.to_string())),
+        error => AppError::failed("the message was not accepted", error),
     }
 }
 
@@ -318,7 +331,16 @@ fn check_file(def: &HandlerDef, input: &Input) -> Result<u64, AppError> {
         if let Err(why) = check_payload(def, &payload) {
             faulty += 1;
             if faulty <= TOLD {
-                problem = problem.at(format!("{}:{number}: {why}", input.name));
+                // Within a line of JSON, the line is always the first.
+                let why = why.replace(" at line 1 column ", " at column ");
+                let hint = if number == 1 && payload.starts_with("\u{feff}".as_bytes()) {
+                    "; the file begins with a byte order mark, which is none of the payload"
+                } else if std::str::from_utf8(&payload).is_ok_and(|text| is_bare_text(def, text)) {
+                    "; a text is JSON too: it has quotes around it"
+                } else {
+                    ""
+                };
+                problem = problem.at(format!("{}:{number}: {why}{hint}", input.name));
             }
         }
     }
@@ -330,7 +352,7 @@ fn check_file(def: &HandlerDef, input: &Input) -> Result<u64, AppError> {
     if faulty == 0 {
         return Ok(lines);
     }
-    let what = format!("{faulty} of {lines} lines");
+    let what = format!("{faulty} of {lines} payloads");
     problem.what = does_not_decode(&what, def, "nothing was sent");
     Err(AppError::Usage(problem.at(place(def))))
 }

@@ -84,7 +84,7 @@ name: b
   app.yaml:1:58: handlers.charge.rate: `200` is not a rate; write for example `200/s` or `5/10s`, or `none`
   app.yaml:1:70: handlers.charge.order: `keyy` is not known here; did you mean `key`?
   app.yaml:1:94: handlers.charge.retry.backoff: `10m..1s` ends before it begins; write the shorter wait first, for example `1s..10m`
-  app.yaml:1:113: handlers.charge.linger: `-1s` is not a duration; it must not be negative",
+  app.yaml:1:113: handlers.charge.linger: `-1s` is not a duration; write a time that is not negative",
     ),
     (
         "handlers: { charge: { concurrency: many, lanes: 5.5, waiting: -1, batch: 99999999999999999999999 } }
@@ -400,7 +400,7 @@ handlers: { "x\ny": 1 }
         "handlers: { a: { retry: 8 }, a: {} }
 ",
         "the configuration has 2 problems
-  app.yaml:1:25: handlers.a.retry: a text where keys are expected; write `retry: { max: 0 }` for none, or `retry: { max: 5, backoff: 1s..1m }`
+  app.yaml:1:25: handlers.a.retry: `8` is not known here; write `none`, or `{ max: 5, backoff: 1s..1m }`
   app.yaml:1:30: handlers.a: given twice, first in line 1; remove one of them",
     ),
     (

@@ -417,13 +417,15 @@ fn the_command_line_is_above_the_file() {
     let path = folder.path().join("app.yaml");
     std::fs::write(
         &path,
-        "name: one\nhandlers: { charge: { lanes: 2, timeout: 5s } }\n",
+        "name: one\nhandlers: { charge: { lanes: 2, timeout: 5s }, parcels::label: { timeout: 20s } }\n",
     )
     .expect("written");
     let set = [
         "name=two",
         "handlers.charge.Lanes=3",
         "handlers.mail::remind.retry.max=1",
+        "handlers.label.timeout=9s",
+        "handlers.parcels::label.retry=none",
         "tubes.a.b.c.portable=false",
         "topics.orders.v1.retention.age=1h",
         "kq.brokers=[a:1, b:1]",
@@ -442,8 +444,17 @@ fn the_command_line_is_above_the_file() {
         charge.options.timeout,
         Some(Timeout::After(Duration::from_secs(5)))
     );
-    assert_eq!(&*config.handlers[1].key, "mail::remind");
-    assert_eq!(config.handlers[1].options.retry_max, Some(1));
+    // However much of its path is said, it is the entry of the file.
+    let label = &config.handlers[1];
+    assert_eq!(&*label.key, "parcels::label");
+    assert_eq!(
+        label.options.timeout,
+        Some(Timeout::After(Duration::from_secs(9)))
+    );
+    assert_eq!(label.options.retry_max, Some(0));
+    assert_eq!(&*config.handlers[2].key, "mail::remind");
+    assert_eq!(config.handlers[2].options.retry_max, Some(1));
+    assert_eq!(config.handlers.len(), 3);
     assert!(!config.tube(&name("a.b.c")).expect("there").portable());
     assert_eq!(
         config.topic_config(&name("orders.v1")).age,
