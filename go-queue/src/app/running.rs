@@ -235,6 +235,9 @@ impl Running {
         for hook in std::mem::take(hooks) {
             hook().await;
         }
+        if stuck > 0 {
+            super::signals::give_back();
+        }
         // A lane that never came back from a handler has not said what it runs: it is at least one.
         match (self.failure.take(), self.handed_back().max(stuck)) {
             (Some(failure), _) => Err(failure),
