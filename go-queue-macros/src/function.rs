@@ -245,6 +245,19 @@ impl Function {
             let ty = bare(&parameter.ty);
             let before = whole;
             whole = false;
+            if let Some(inner) = optional_extractor(ty) {
+                let hint = if known_extractor(inner) == Some("Key") {
+                    ", whose `as_str()` is `None` where there is none"
+                } else {
+                    ""
+                };
+                let inner = owned(inner);
+                problems.at(
+                    ty,
+                    format_args!("an extractor is always there: write `{inner}`{hint}"),
+                );
+                continue;
+            }
             match ty {
                 Type::Reference(reference) if known_extractor(&reference.elem).is_some() => {
                     problems.at(
@@ -358,6 +371,23 @@ fn known_extractor(ty: &Type) -> Option<&'static str> {
     let state = only.ident == "State";
     let known = EXTRACTORS.into_iter().find(|name| only.ident == name)?;
     (state != only.arguments.is_none()).then_some(known)
+}
+
+/// The extractor in an `Option`.
+fn optional_extractor(ty: &Type) -> Option<&Type> {
+    let Type::Path(path) = ty else { return None };
+    let last = path
+        .path
+        .segments
+        .last()
+        .filter(|last| last.ident == "Option")?;
+    let syn::PathArguments::AngleBracketed(arguments) = &last.arguments else {
+        return None;
+    };
+    match arguments.args.first() {
+        Some(syn::GenericArgument::Type(inner)) => known_extractor(inner).map(|_| inner),
+        _ => None,
+    }
 }
 
 /// What to write instead of a reference to this.
