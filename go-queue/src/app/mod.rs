@@ -273,11 +273,15 @@ impl App {
         if matches!(started, Ok(true)) {
             serve_until_told(&mut running, &mut signals, until_idle, deadline).await;
         }
+        let give_back = signals.give_back();
         let hurry = async move {
             let signal = signals.next().await;
             tracing::warn!(signal, "second signal: handing back what runs");
         };
         let result = running.shut_down(deadline, hurry).await;
+        if running.is_stuck() {
+            give_back.now();
+        }
         tracing::info!("stopped");
         started.and(result)
     }

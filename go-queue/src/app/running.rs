@@ -37,6 +37,8 @@ pub struct Running {
     stop_hooks: Mutex<Vec<StopHook>>,
     failure: Option<AppError>,
     watch: Watch,
+    /// Lanes whose handler did not let its thread go when the app stopped.
+    stuck: usize,
 }
 
 /// One subscription of a running app.
@@ -89,6 +91,7 @@ impl Running {
             opened,
             clock,
             stop_hooks: Mutex::new(stop_hooks),
+            stuck: 0,
             failure: None,
             watch: Watch::begin(),
         }
@@ -170,6 +173,11 @@ impl Running {
         self.shut_down(deadline, std::future::pending()).await
     }
 
+    /// Whether a handler keeps its thread, so that the process cannot end by itself.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.stuck > 0
+    }
+
     /// As [`Running::stop`], and `hurry` aborts before the deadline.
     pub(super) async fn shut_down(
         &mut self,
@@ -203,7 +211,6 @@ impl Running {
                 }
             }
         }
-        let mut stuck = 0;
         if aborted {
             self.control.abort();
             let bound = Instant::now() + ABORT_BOUND;
@@ -216,7 +223,7 @@ impl Running {
                     "a handler blocks its thread: what it has in hand comes back when the engine is closed; the process ends when the handler \
                      returns, or by one more signal after the stop"
                 );
-                stuck = self.lanes.len();
+                self.stuck = self.lanes.len();
                 self.lanes.abort_all();
             }
         }
@@ -235,11 +242,8 @@ impl Running {
         for hook in std::mem::take(hooks) {
             hook().await;
         }
-        if stuck > 0 {
-            super::signals::give_back();
-        }
         // A lane that never came back from a handler has not said what it runs: it is at least one.
-        match (self.failure.take(), self.handed_back().max(stuck)) {
+        match (self.failure.take(), self.handed_back().max(self.stuck)) {
             (Some(failure), _) => Err(failure),
             (None, 0) => Ok(()),
             (None, handed_back) => Err(AppError::Deadline {

@@ -1,8 +1,8 @@
 //! SIGTERM and SIGINT: the first asks to stop, the second to stop at once.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -20,42 +20,40 @@ pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     last: Option<Instant>,
+    given_back: Arc<AtomicBool>,
 }
 
-/// Whether a signal ends the process, as it does by the system's default. One for the process: actions of signals are never taken back.
-static GIVEN_BACK: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+/// Gives the signals back to the system's default. For a process that cannot end by itself: tokio keeps the signals for as long as it lives,
+/// and a handler that blocks its thread keeps the runtime, so that nothing but SIGKILL would end it. Any other process is about to end, and a
+/// signal that comes twice must not change its exit code.
+#[derive(Clone, Debug)]
+pub(super) struct GiveBack(Arc<AtomicBool>);
 
-/// Gives the signals back to the system's default, if they were taken, until somebody [listens](Signals::listen) again. For a process that
-/// cannot end by itself: tokio keeps the signals for as long as it lives, and a handler that blocks its thread keeps the runtime, so that
-/// nothing but SIGKILL would end it. Any other process is about to end, and a signal that comes twice must not change its exit code.
-pub(super) fn give_back() {
-    if let Some(given_back) = GIVEN_BACK.get() {
-        given_back.store(true, Ordering::SeqCst);
+impl GiveBack {
+    /// From here on a signal ends the process.
+    pub(super) fn now(&self) {
+        self.0.store(true, Ordering::SeqCst);
     }
-}
-
-/// Takes the signals from the system's default.
-fn take() -> io::Result<()> {
-    if let Some(given_back) = GIVEN_BACK.get() {
-        given_back.store(false, Ordering::SeqCst);
-        return Ok(());
-    }
-    let given_back = Arc::clone(GIVEN_BACK.get_or_init(Arc::default));
-    for signal in [SIGTERM, SIGINT] {
-        register_conditional_default(signal, Arc::clone(&given_back))?;
-    }
-    Ok(())
 }
 
 impl Signals {
     /// Takes both over from the system's default, which is to die.
     pub(super) fn listen() -> io::Result<Self> {
-        take()?;
+        let given_back = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT] {
+            register_conditional_default(signal, Arc::clone(&given_back))?;
+        }
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             last: None,
+            given_back,
         })
+    }
+
+    /// For the time after the stop.
+    pub(super) fn give_back(&self) -> GiveBack {
+        GiveBack(Arc::clone(&self.given_back))
     }
 
     /// Waits for the next of them that means something, and says which.

@@ -1,7 +1,9 @@
 //! The only file that writes to the terminal.
 
-use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{self, IsTerminal, Stderr, Write};
+
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::{Format, Json, JsonFields};
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
 
@@ -17,12 +19,13 @@ pub(super) fn error_line(text: &str) {
     let _ = writeln!(out, "{text}");
 }
 
-/// Whether our log goes to standard error as JSON: what reads it there cannot read anything else.
-static JSON: AtomicBool = AtomicBool::new(false);
+/// A log in JSON on standard error: what reads it there cannot read anything else.
+type JsonLog =
+    tracing_subscriber::fmt::Subscriber<JsonFields, Format<Json>, LevelFilter, fn() -> Stderr>;
 
 /// Why the program ends, to standard error.
 pub(super) fn last_words(text: &str) {
-    if JSON.load(Ordering::Relaxed) {
+    if tracing::dispatcher::get_default(tracing::Dispatch::is::<JsonLog>) {
         tracing::error!("{text}");
     } else {
         error_line(text);
@@ -93,7 +96,6 @@ fn bar(what: &str, done: u64, all: u64) -> String {
 
 /// Logs to standard error as the configuration says, unless the program has a `tracing` subscriber already.
 pub(super) fn log(config: &LogConfig) {
-    use tracing_subscriber::filter::LevelFilter;
     let level = match config.level() {
         LogLevel::Off => LevelFilter::OFF,
         LogLevel::Error => LevelFilter::ERROR,
@@ -106,7 +108,7 @@ pub(super) fn log(config: &LogConfig) {
     let colours = terminal && wants_colours(std::env::var_os("NO_COLOR"));
     let logs = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(io::stderr)
+        .with_writer(io::stderr as fn() -> Stderr)
         // It would report by a macro that panics where standard error is full or closed.
         .log_internal_errors(false)
         .with_target(false);
@@ -116,11 +118,11 @@ pub(super) fn log(config: &LogConfig) {
         LogFormat::Auto => !terminal,
     };
     // Set already: the program's own subscriber wins.
-    if json {
-        JSON.store(logs.json().try_init().is_ok(), Ordering::Relaxed);
+    let _ = if json {
+        logs.json().try_init()
     } else {
-        let _ = logs.with_ansi(colours).try_init();
-    }
+        logs.with_ansi(colours).try_init()
+    };
 }
 
 #[cfg(test)]
