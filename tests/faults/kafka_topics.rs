@@ -21,6 +21,19 @@ fn step(journal: &Journal, key: &str, seq: u64, counts: bool) -> RawRecord {
     RawRecord::new(key, payload.to_string())
 }
 
+/// Workers have run 600 records when the topic is deleted and created again, and the first 120 of the new one after that.
+fn create_again(on: &mut OnKafka) {
+    on.records("before", 10, 60, 0).wait_success(PATIENCE);
+    on.site
+        .until("all have run", |ledger| ledger.finished_so_far() >= 600);
+    on.raw.delete(TOPIC);
+    on.raw.create(TOPIC, 8);
+    on.records("after", 2, 60, 0).wait_success(PATIENCE);
+    on.site.until("those of the new topic have run", |ledger| {
+        ledger.finished_so_far() >= 720
+    });
+}
+
 #[test]
 fn a_kafka_topic_that_is_deleted_and_created_again_is_read_from_its_start() {
     let setup = KafkaSetup {
@@ -31,15 +44,7 @@ fn a_kafka_topic_that_is_deleted_and_created_again_is_read_from_its_start() {
         return;
     };
     let mut workers = [on.ready_worker(), on.ready_worker()];
-    on.records("before", 10, 60, 0).wait_success(PATIENCE);
-    on.site
-        .until("all have run", |ledger| ledger.finished_so_far() >= 600);
-    on.raw.delete(TOPIC);
-    on.raw.create(TOPIC, 8);
-    on.records("after", 2, 60, 0).wait_success(PATIENCE);
-    on.site.until("those of the new topic have run", |ledger| {
-        ledger.finished_so_far() >= 720
-    });
+    create_again(&mut on);
     on.records("later", 20, 60, 0).wait_success(PATIENCE);
     let report = on.settle(&mut workers);
     // What a member has read of the new topic before all know that it is another one may run again.
@@ -58,15 +63,7 @@ fn a_worker_that_ends_after_its_kafka_topic_was_created_again_leaves_a_position_
         return;
     };
     let mut first = on.ready_worker();
-    on.records("before", 10, 60, 0).wait_success(PATIENCE);
-    on.site
-        .until("all have run", |ledger| ledger.finished_so_far() >= 600);
-    on.raw.delete(TOPIC);
-    on.raw.create(TOPIC, 8);
-    on.records("after", 2, 60, 0).wait_success(PATIENCE);
-    on.site.until("those of the new topic have run", |ledger| {
-        ledger.finished_so_far() >= 720
-    });
+    create_again(&mut on);
     // A second member makes the first one stop and go on, with the position that its client believes in.
     let mut second = on.ready_worker();
     on.site.until("the partitions are shared", |_| {

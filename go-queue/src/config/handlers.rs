@@ -234,7 +234,8 @@ pub(super) fn match_handlers<'c, L: Display>(
     out
 }
 
-fn is_suffix(path: &str, key: &str) -> bool {
+/// Whether this is a path, or an end of it that begins with a whole name.
+pub(super) fn is_suffix(path: &str, key: &str) -> bool {
     path.strip_suffix(key)
         .is_some_and(|before| !key.is_empty() && (before.is_empty() || before.ends_with("::")))
 }

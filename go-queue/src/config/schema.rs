@@ -88,6 +88,11 @@ fn join(path: &str, key: &str) -> String {
     }
 }
 
+/// A mapping, or one of these words.
+fn section_or(words: &Value, section: &Value) -> Value {
+    json!({ "anyOf": [{ "enum": words }, section] })
+}
+
 /// A mapping with the keys below this path.
 fn section(forms: &BTreeMap<String, Form>, said: &BTreeMap<String, Said>, path: &str) -> Value {
     let prefix = join(path, "");
@@ -111,10 +116,10 @@ fn section(forms: &BTreeMap<String, Form>, said: &BTreeMap<String, Said>, path: 
                 "additionalProperties": { "type": ["string", "number", "boolean"] },
             }),
             (_, Form::Section | Form::Unknown) if key == "retry" => {
-                json!({ "anyOf": [{ "enum": ["none"] }, section(forms, said, full)] })
+                section_or(&json!(["none"]), &section(forms, said, full))
             }
             (_, Form::Section | Form::Unknown) if key == "dedup" => {
-                json!({ "anyOf": [{ "enum": ["off", false, "none"] }, section(forms, said, full)] })
+                section_or(&json!(["off", false, "none"]), &section(forms, said, full))
             }
             (_, Form::Section) => section(forms, said, full),
             (_, form) => scalar(form),

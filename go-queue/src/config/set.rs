@@ -1,6 +1,7 @@
 //! `--set key.path=value`: one value over what the file says.
 
 use super::fields::{Reader, same_key};
+use super::handlers::is_suffix;
 use super::variables::{Env, expand, shield};
 use super::yaml::{Entry, Mark, Node, What, parse};
 
@@ -60,16 +61,12 @@ fn entry_of_handler(root: &Node, name: &str) -> Option<String> {
     let What::Map(entries) = &handlers.value.what else {
         return None;
     };
-    let is_end = |long: &str, short: &str| {
-        long.strip_suffix(short)
-            .is_some_and(|before| before.is_empty() || before.ends_with("::"))
-    };
     if entries.iter().any(|entry| entry.key == name) {
         return None;
     }
     let mut meant = entries
         .iter()
-        .filter(|entry| is_end(&entry.key, name) || is_end(name, &entry.key));
+        .filter(|entry| is_suffix(&entry.key, name) || is_suffix(name, &entry.key));
     // Of several it is not known here which; whoever matches handlers says so.
     meant
         .next()

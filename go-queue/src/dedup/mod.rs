@@ -92,6 +92,6 @@ pub enum Verdict {
     /// The store cannot be reached; ask again after this time.
     Down(Duration),
     /// To `Confirm`, `Retry` and `Dead`: the claim had expired and is somebody else's. Unasked, to a `Claim` that was answered
-    /// `Fresh`, as soon as the store end learns it: what has not started must not.
+    /// `Fresh` and of which nothing else was asked yet, as soon as the store end learns it: what has not started must not.
     Lost,
 }

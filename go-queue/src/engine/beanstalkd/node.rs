@@ -255,7 +255,7 @@ struct Shared {
     born: Instant,
     /// Attempts to connect that ended, well or not.
     attempts: AtomicU64,
-    /// Among them those without an answer in time, before the first that had one.
+    /// Those among them that had no answer in time.
     unanswered: AtomicU64,
     /// Told whenever the state of a node changes; shared by all nodes of an engine.
     changed: Arc<Notify>,
